@@ -1,0 +1,1 @@
+"""The TFX components, one folder each, and the contracts that they share."""

@@ -1,0 +1,95 @@
+"""The GuardedTrainer component."""
+
+from __future__ import annotations
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import BaseChannel, Channel, standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from spikeguard.components.guarded_trainer.executor import Executor
+from spikeguard.components.guarded_trainer.recipe import Recipe, Task
+
+
+class GuardedTrainerSpec(ComponentSpec):  # type: ignore[misc]
+    """Inputs, outputs and parameters of GuardedTrainer."""
+
+    PARAMETERS = {
+        "label": ExecutionParameter(type=str),
+        "task": ExecutionParameter(type=str),
+        "recipe": ExecutionParameter(type=str),
+        "train_split": ExecutionParameter(type=str),
+        "eval_split": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
+        "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
+    }
+    OUTPUTS = {
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "model_run": ChannelParameter(type=standard_artifacts.ModelRun),
+    }
+
+
+class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
+    """Trains a Keras model on transformed examples by a typed recipe, and records the true loss of every step.
+
+    The model is built from the transformed schema: numbers are concatenated, vocabulary ids embedded. What depends on
+    the label (Huber's delta, its scale, the number of classes) is learned from the train split alone.
+
+    Outputs:
+      model: `Model`, a SavedModel whose `serving_default` takes serialized raw tf.Examples.
+      model_run: `ModelRun`, the true training curve (`spikeguard.read_curve`), TensorBoard scalars, `recipe.json`.
+
+    Example:
+      ```python
+      trainer = GuardedTrainer(
+          examples=transform.outputs["transformed_examples"],
+          transform_graph=transform.outputs["transform_graph"],
+          label="arr_delay",
+          task="regression",
+          recipe=Recipe(steps=2000),
+      )
+      ```
+    """
+
+    SPEC_CLASS = GuardedTrainerSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(
+        self,
+        examples: BaseChannel,
+        transform_graph: BaseChannel,
+        label: str,
+        task: Task,
+        recipe: Recipe,
+        train_split: str = "train",
+        eval_split: str = "eval",
+    ) -> None:
+        """Constructs the component.
+
+        Args:
+          examples: channel of type `Examples`: Transform's `transformed_examples`.
+          transform_graph: channel of type `TransformGraph`: the graph that made them.
+          label: name of the label, the same before and after the transform.
+          task: `regression` (a float label) or `classification` (class ids 0, 1, 2, ... after the transform).
+          recipe: how to train.
+          train_split: the split to train on.
+          eval_split: the split to validate on after each epoch.
+
+        Raises:
+          InvalidArgumentError: the recipe's loss does not fit the task.
+        """
+        recipe.check_task(task)
+        super().__init__(
+            spec=GuardedTrainerSpec(
+                examples=examples,
+                transform_graph=transform_graph,
+                label=label,
+                task=task,
+                recipe=recipe.to_json(),
+                train_split=train_split,
+                eval_split=eval_split,
+                model=Channel(type=standard_artifacts.Model),
+                model_run=Channel(type=standard_artifacts.ModelRun),
+            )
+        )

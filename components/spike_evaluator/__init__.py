@@ -1,0 +1,1 @@
+"""SpikeEvaluator: judges a training curve and blesses or blocks the model that it belongs to."""

@@ -1,0 +1,1 @@
+"""The default pipeline: its configuration, its DAG, its data and its local run."""

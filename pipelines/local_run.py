@@ -1,0 +1,54 @@
+"""Runs the default pipeline in this process and tells what came of it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from rich.console import Console
+
+from spikeguard.components.errors import PipelineFailedError, SpikeguardError
+from spikeguard.pipelines.config import PipelineConfig
+from spikeguard.pipelines.progress import Progress, follow, output_to_log
+from spikeguard.pipelines.run_result import RunResult, read_run_result
+
+
+def run_locally(config: PipelineConfig) -> RunResult:
+    """Runs every node on this machine, showing progress on standard output.
+
+    What the platform prints goes to `<output>/run.log`.
+
+    Raises:
+      SpikeguardError: a component refused its input.
+      PipelineFailedError: a node failed otherwise.
+    """
+    log_path = os.path.join(os.path.abspath(config.output), "run.log")
+    with output_to_log(log_path) as screen:
+        console = Console(file=screen)
+        if not console.is_terminal:
+            # Plain lines are for logs and pipes: one event a line, whatever the width.
+            console = Console(file=screen, width=1000)
+        console.print("Loading TensorFlow and TFX ...", highlight=False)
+        node = "the pipeline"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from spikeguard.pipelines.observed_runner import ObservedRunner
+                from spikeguard.pipelines.pipeline import create_pipeline
+
+                pipeline = create_pipeline(config)
+                progress = Progress([component.id for component in pipeline.components], console)
+                with follow(progress, console):
+                    try:
+                        ObservedRunner(progress, config.metadata_path).run(pipeline)
+                    finally:
+                        node = progress.running or node
+            return read_run_result(config.metadata_path, config.pipeline_name)
+        except SpikeguardError:
+            raise
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()  # Into the log.
+            cause = " ".join(str(error).split())
+            raise PipelineFailedError(node, f"{type(error).__name__}: {cause[:300]}", log_path) from error

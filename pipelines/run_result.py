@@ -1,0 +1,88 @@
+"""What a finished run of the default pipeline decided, read from its metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+from spikeguard.components.spike_evaluator import result as spike_result
+from spikeguard.pipelines.metadata import latest_outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """The end of one run."""
+
+    evaluation: dict[str, Any]
+    """SpikeEvaluator's verdict, as `evaluation.json` has it."""
+    pushed_to: str | None
+    """Folder of the pushed model; None where nothing was pushed."""
+    blocked_by: str | None
+    """Why nothing was pushed, in one sentence; None where it was."""
+    anomalies: tuple[str, ...]
+    """ExampleValidator's findings, one `feature: text (splits)` each."""
+    artifacts: dict[str, str]
+    """Folder of each artifact that a person may want to open, by what it is."""
+
+
+def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
+    """Reads the latest run of a pipeline from its SQLite metadata.
+
+    Args:
+      metadata_path: the SQLite file.
+      pipeline_name: the pipeline; its latest run must have come as far as SpikeEvaluator.
+    """
+    outputs = latest_outputs(metadata_path, pipeline_name)
+    evaluation = spike_result.read(outputs["evaluation", "SpikeEvaluator"].uri)
+    pushed = outputs.get(("pushed_model", "Pusher"))
+    pushed_to = pushed.custom_properties["pushed_destination"].string_value if pushed else ""
+    model_blessing = outputs.get(("blessing", "Evaluator"))
+    artifacts = {
+        "curve": outputs["model_run", "GuardedTrainer"].uri,
+        "verdict": outputs["evaluation", "SpikeEvaluator"].uri,
+        "model": outputs["model", "GuardedTrainer"].uri,
+    }
+    return RunResult(
+        evaluation=evaluation,
+        pushed_to=pushed_to or None,
+        blocked_by=None
+        if pushed_to
+        else _blocked_by(evaluation, model_blessing, outputs.get(("evaluation", "Evaluator"))),
+        anomalies=_anomalies(outputs["anomalies", "ExampleValidator"].uri),
+        artifacts=artifacts,
+    )
+
+
+def _blocked_by(evaluation: dict[str, Any], blessing: mlmd.Artifact | None, metrics: mlmd.Artifact | None) -> str:
+    if evaluation["verdict"] != "stable":
+        return f"the training curve is {evaluation['verdict']}: {'; '.join(evaluation['reasons'])}"
+    if blessing is not None and metrics is not None and blessing.custom_properties["blessed"].int_value != 1:
+        return f"Evaluator did not bless the model: {_failed_metrics(metrics.uri)}"
+    return "Pusher pushed nothing"
+
+
+def _failed_metrics(evaluation_folder: str) -> str:
+    import tensorflow_model_analysis as tfma  # Loaded by the run already; costs seconds where it is not.
+
+    result = tfma.load_validation_result(evaluation_folder)
+    failures = [
+        f"{failure.metric_key.name} is {failure.metric_value.double_value.value:.4g}"
+        for per_slice in result.metric_validations_per_slice
+        for failure in per_slice.failures
+    ]
+    return ", ".join(failures) or "see its validation result"
+
+
+def _anomalies(folder: str) -> tuple[str, ...]:
+    splits_of: dict[str, list[str]] = {}
+    for file in sorted(pathlib.Path(folder).glob("Split-*/SchemaDiff.pb")):
+        anomalies = anomalies_pb2.Anomalies.FromString(file.read_bytes())
+        for feature, info in sorted(anomalies.anomaly_info.items()):
+            for reason in info.reason:
+                finding = f"{feature}: {reason.short_description.lower()}"
+                splits_of.setdefault(finding, []).append(file.parent.name.removeprefix("Split-"))
+    return tuple(f"{finding} ({', '.join(splits)})" for finding, splits in splits_of.items())

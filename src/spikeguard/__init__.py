@@ -1,0 +1,75 @@
+"""spikeguard: why are there spikes in my loss curve, and how does an unstable model never ship?
+
+The public names below load on first use, so that `import spikeguard` costs milliseconds and imports neither
+TensorFlow nor Beam.
+
+>>> import spikeguard
+>>> "SpikeEvaluator" in dir(spikeguard)
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from spikeguard.components.artifacts import SpikeEvaluation
+    from spikeguard.components.errors import (
+        InvalidArgumentError,
+        InvalidDataError,
+        SpikeguardError,
+    )
+    from spikeguard.components.guarded_trainer.component import GuardedTrainer
+    from spikeguard.components.guarded_trainer.recipe import Recipe
+    from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+    from spikeguard.components.spike_evaluator.component import SpikeEvaluator
+    from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
+    from spikeguard.components.spike_evaluator.policy import SpikePolicy
+    from spikeguard.components.training_curve import TrainingCurve, read_curve
+
+_MODULE_OF = {
+    "CurveRecorder": "components.guarded_trainer.recorder",
+    "DetectionConfig": "components.spike_evaluator.detection",
+    "GuardedTrainer": "components.guarded_trainer.component",
+    "InvalidArgumentError": "components.errors",
+    "InvalidDataError": "components.errors",
+    "Recipe": "components.guarded_trainer.recipe",
+    "SpikeEvaluation": "components.artifacts",
+    "SpikeEvaluator": "components.spike_evaluator.component",
+    "SpikePolicy": "components.spike_evaluator.policy",
+    "SpikeguardError": "components.errors",
+    "TrainingCurve": "components.training_curve",
+    "detect_spikes": "components.spike_evaluator.detection",
+    "read_curve": "components.training_curve",
+}
+
+__all__ = [
+    "CurveRecorder",
+    "DetectionConfig",
+    "GuardedTrainer",
+    "InvalidArgumentError",
+    "InvalidDataError",
+    "Recipe",
+    "SpikeEvaluation",
+    "SpikeEvaluator",
+    "SpikePolicy",
+    "SpikeguardError",
+    "TrainingCurve",
+    "detect_spikes",
+    "read_curve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'spikeguard' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"spikeguard.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
