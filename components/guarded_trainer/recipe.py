@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any, Literal, get_args
 
 from spikeguard.components.errors import InvalidArgumentError
@@ -45,8 +46,8 @@ class Recipe:
     """Share of the steps spent warming up; in [0, 0.5]. The tuning playbook advises the shortest that works, at most 0.1."""
     steps: int = 1000
     """Optimizer steps; >= 1."""
-    batch_size: int = 256
-    """Rows per step; >= 1."""
+    batch_size: int | None = None
+    """Rows per step; >= 1. None: 256, or the power of two that still gives a small train split ten steps per epoch."""
     keep_short_batch: bool = False
     """Whether an epoch's last, shorter batch is trained on. Its mean loss is noisier than the others'."""
     standardize_label: bool = True
@@ -60,9 +61,10 @@ class Recipe:
         for name, choices in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in choices:
                 raise InvalidArgumentError(name, getattr(self, name), f"be one of {', '.join(choices)}")
-        for name in ("steps", "batch_size"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise InvalidArgumentError(name, getattr(self, name), "be an integer of at least 1")
+        if not (isinstance(self.steps, int) and self.steps >= 1):
+            raise InvalidArgumentError("steps", self.steps, "be an integer of at least 1")
+        if self.batch_size is not None and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise InvalidArgumentError("batch_size", self.batch_size, "be an integer of at least 1, or None")
         if not self.learning_rate > 0:
             raise InvalidArgumentError("learning_rate", self.learning_rate, "be above 0")
         if self.huber_delta is not None and not self.huber_delta > 0:
@@ -73,6 +75,18 @@ class Recipe:
             raise InvalidArgumentError("hidden_units", self.hidden_units, "hold integers of at least 1")
         if self.seed < 0:
             raise InvalidArgumentError("seed", self.seed, "be at least 0")
+
+    def resolved(self, rows: int, huber_delta: float) -> Recipe:
+        """The recipe with nothing left open, for a train split of `rows` rows.
+
+        >>> Recipe().resolved(rows=400, huber_delta=2.0).batch_size
+        32
+        """
+        return dataclasses.replace(
+            self,
+            batch_size=self.batch_size or min(256, 2 ** max(0, int(math.log2(max(1, rows // 10))))),
+            huber_delta=self.huber_delta or (huber_delta if self.loss == "huber" else None),
+        )
 
     def check_task(self, task: Task) -> None:
         """Raises InvalidArgumentError where the loss does not fit the task."""

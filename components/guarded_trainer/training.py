@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.json"
 # Rows per step when no gradient is taken: large, since only throughput counts.
 _SCAN_BATCH = 4096
+# Validation passes per run.
+_MOST_VALIDATIONS = 50
 # Rows held for shuffling: with fewer train rows than this, every order is equally likely.
 _SHUFFLE_ROWS = 100_000
 
@@ -79,17 +81,21 @@ def train(job: TrainingJob) -> LabelStatistics:
             f"split {job.eval_split!r}", "has no rows", "Give more data, or a split that reaches it."
         )
 
-    recipe = _resolve(job.recipe, label)
-    steps_per_epoch = _steps_per_epoch(label.rows, recipe)
+    recipe = job.recipe.resolved(label.rows, huber_delta(label))
+    assert recipe.batch_size is not None  # Resolved.
+    steps_per_epoch = _steps_per_epoch(label.rows, recipe.batch_size, recipe.keep_short_batch)
+    epochs = math.ceil(recipe.steps / steps_per_epoch)
     _write_recipe(job, recipe, label, steps_per_epoch)
     model = build_model(features, label, job.task, recipe)
     model.compile(optimizer=keras.optimizers.Adam(_schedule(recipe)), loss=_loss(recipe, label))
     logger.info("Training %d steps on %d rows", recipe.steps, label.rows, extra={"spikeguard_steps": recipe.steps})
     model.fit(
         _training_batches(job.train_files, spec, job.label, recipe, label.rows),
-        epochs=math.ceil(recipe.steps / steps_per_epoch),
+        epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         validation_data=_validation_batches(job.eval_files, spec, job.label, job.task),
+        # Epochs of a small split last a fraction of a second: validating after each would take longer than training.
+        validation_freq=math.ceil(epochs / _MOST_VALIDATIONS),
         callbacks=[CurveRecorder(job.run_dir), _StopAfter(recipe.steps)],
         verbose=0,
     )
@@ -110,16 +116,9 @@ class _StopAfter(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
 
-def _resolve(recipe: Recipe, label: LabelStatistics) -> Recipe:
-    """The recipe with nothing left open: what `recipe.json` shows is what ran."""
-    if recipe.loss == "huber" and recipe.huber_delta is None:
-        return dataclasses.replace(recipe, huber_delta=huber_delta(label))
-    return recipe
-
-
-def _steps_per_epoch(rows: int, recipe: Recipe) -> int:
-    whole = rows // recipe.batch_size
-    return whole if whole and not recipe.keep_short_batch else math.ceil(rows / recipe.batch_size)
+def _steps_per_epoch(rows: int, batch_size: int, keep_short_batch: bool) -> int:
+    whole = rows // batch_size
+    return whole if whole and not keep_short_batch else math.ceil(rows / batch_size)
 
 
 def _schedule(recipe: Recipe) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -147,9 +146,11 @@ def _training_batches(
     files: Sequence[str], spec: dict[str, Any], label: str, recipe: Recipe, rows: int
 ) -> tf.data.Dataset:
     """Endless shuffled batches; serialized rows are shuffled, which is cheaper than parsed ones."""
+    assert recipe.batch_size is not None  # Resolved.
     has_whole_batch = rows >= recipe.batch_size
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
     return (
-        tf.data.TFRecordDataset(files, compression_type="GZIP")
+        (records.cache() if rows <= _SHUFFLE_ROWS else records)
         .shuffle(min(rows, _SHUFFLE_ROWS), seed=recipe.seed, reshuffle_each_iteration=True)
         .batch(recipe.batch_size, drop_remainder=has_whole_batch and not recipe.keep_short_batch)
         .map(_parser(spec, label), num_parallel_calls=tf.data.AUTOTUNE)

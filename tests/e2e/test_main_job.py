@@ -1,0 +1,156 @@
+"""What the README promises, read from the artifacts of its own commands."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+import spikeguard
+
+from .conftest import Run
+
+pytestmark = pytest.mark.e2e
+
+NODES = [
+    "CsvExampleGen",
+    "ImportSchemaGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    "GuardedTrainer",
+    "SpikeEvaluator",
+    "LatestBlessedModel",
+    "Evaluator",
+    "Pusher",
+]
+
+
+def _rows(split_folder: pathlib.Path) -> list[tf.train.Example]:
+    files = sorted(str(path) for path in split_folder.iterdir())
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
+    return [tf.train.Example.FromString(record.numpy()) for record in records]
+
+
+def _floats(rows: list[tf.train.Example], name: str) -> np.ndarray:
+    return np.array([row.features.feature[name].float_list.value[0] for row in rows])
+
+
+def test_main_job_pushes(main_job: Run) -> None:
+    assert main_job.status == 0, main_job.errors
+    assert main_job.errors == ""
+    for node in NODES:
+        assert f"{node} done in" in main_job.output
+    assert "GuardedTrainer step 1000/1000" in main_job.output
+    assert "curve  stable over 1000 steps" in main_job.output
+    assert f"pushed  {main_job.pushed[0]}" in main_job.output
+
+
+def test_no_line_of_the_platform_is_shown(main_job: Run) -> None:
+    for line in main_job.output.splitlines():
+        assert not any(word in line for word in ("WARNING", "INFO", "absl", "site-packages"))
+
+
+def test_example_validator_has_real_findings(main_job: Run) -> None:
+    proto = main_job.artifact("ExampleValidator", "anomalies") / "Split-train" / "SchemaDiff.pb"
+    findings = anomalies_pb2.Anomalies.FromString(proto.read_bytes()).anomaly_info
+    assert {"arr_delay", "pressure", "plane_year"} <= set(findings)
+    # An hour without weather is expected, and so no finding.
+    assert not {"temp", "distance", "carrier"} & set(findings)
+    assert "arr_delay: out-of-range values" in main_job.output
+
+
+def test_normalization_is_fitted_on_train_alone(main_job: Run) -> None:
+    examples = main_job.artifact("Transform", "transformed_examples")
+    train, evaluation = _rows(examples / "Split-train"), _rows(examples / "Split-eval")
+    for name in ("distance", "sched_dep_minute"):
+        values = _floats(train, name)
+        assert values.mean() == pytest.approx(0.0, abs=1e-4)
+        assert values.std() == pytest.approx(1.0, abs=1e-4)
+        # Were eval among the analysed rows, these would be as exact over both splits.
+        pooled = np.concatenate([values, _floats(evaluation, name)])
+        assert abs(pooled.mean()) + abs(pooled.std() - 1) > 5e-4
+
+
+def test_label_statistics_are_of_the_train_rows(main_job: Run) -> None:
+    labels = _floats(_rows(main_job.artifact("CsvExampleGen", "examples") / "Split-train"), "arr_delay")
+    recipe = json.loads((main_job.artifact("GuardedTrainer", "model_run") / "recipe.json").read_text())
+    statistics = recipe["label_statistics"]
+    scale = 1.4826 * np.median(np.abs(labels - np.median(labels)))
+    assert (statistics["split"], statistics["rows"]) == ("train", len(labels))
+    assert statistics["location"] == np.median(labels)
+    assert statistics["scale"] == pytest.approx(scale)
+    assert recipe["recipe"]["huber_delta"] == pytest.approx(1.345 * scale)
+
+
+def test_curve_holds_every_step_and_every_epoch(main_job: Run) -> None:
+    curve = spikeguard.read_curve(main_job.artifact("GuardedTrainer", "model_run"))
+    np.testing.assert_array_equal(curve.step, np.arange(1, 1001))
+    assert set(curve.batch_size) == {256}
+    assert np.isfinite(curve.loss).all()
+    assert len(curve.validation_loss) == curve.epoch[-1] + 1
+    assert curve.learning_rate[0] == 0.0
+    assert curve.learning_rate.max() == pytest.approx(1e-3, rel=0.03)
+    assert int(np.argmax(curve.learning_rate)) == pytest.approx(50, abs=1)
+    assert curve.learning_rate[-1] < 1e-5
+
+
+def test_verdict_is_written_in_its_format(main_job: Run) -> None:
+    verdict = json.loads((main_job.artifact("SpikeEvaluator", "evaluation") / "evaluation.json").read_text())
+    assert verdict == {
+        "format": "spikeguard.spike_evaluation/1",
+        "verdict": "stable",
+        "reasons": [],
+        "curve": {"points": 1000, "first_step": 1, "last_step": 1000, "kind": "step", "loss_is": "batch"},
+        "spikes": [],
+    }
+
+
+def test_pushed_model_serves_raw_examples(main_job: Run) -> None:
+    model = tf.saved_model.load(str(main_job.pushed[0]))
+    serve = model.signatures["serving_default"]
+    rows = _rows(main_job.artifact("CsvExampleGen", "examples") / "Split-eval")
+    labels = _floats(rows, "arr_delay")
+    whole = serve(tf.constant([row.SerializeToString() for row in rows]))["predictions"].numpy().ravel()
+    for row in rows:
+        del row.features.feature["arr_delay"]
+    blind = serve(tf.constant([row.SerializeToString() for row in rows]))["predictions"].numpy().ravel()
+    np.testing.assert_array_equal(whole, blind)
+    assert np.isfinite(blind).all()
+    # It must have learned something: better than always predicting the median.
+    assert np.abs(blind - labels).mean() < 0.97 * np.abs(np.median(labels) - labels).mean()
+
+
+def test_naive_recipe_is_blocked_and_takes_over_what_is_unchanged(naive_job: Run) -> None:
+    assert naive_job.status == 3, naive_job.errors
+    assert naive_job.errors == ""
+    for node in ("CsvExampleGen", "StatisticsGen", "ExampleValidator"):
+        assert f"{node} cached in" in naive_job.output
+    for node in ("Transform", "GuardedTrainer", "SpikeEvaluator"):
+        assert f"{node} done in" in naive_job.output
+    for node in ("Evaluator", "Pusher"):
+        assert f"{node} skipped in" in naive_job.output
+    assert "pushed  no: the training curve is unstable" in naive_job.output
+    assert len(naive_job.pushed) == 1
+
+
+def test_naive_curve_has_spikes_that_the_verdict_names(naive_job: Run) -> None:
+    verdict = json.loads((naive_job.artifact("SpikeEvaluator", "evaluation") / "evaluation.json").read_text())
+    curve = spikeguard.read_curve(naive_job.artifact("GuardedTrainer", "model_run"))
+    assert verdict["verdict"] in ("unstable", "diverged")
+    assert verdict["reasons"]
+    for spike in verdict["spikes"]:
+        assert curve.loss[spike["peak_step"] - 1] == pytest.approx(spike["loss_at_peak"])
+        assert spike["loss_at_peak"] > spike["expected_loss"]
+
+
+def test_data_frame_of_the_flights_is_what_was_read(main_job: Run) -> None:
+    (csv,) = main_job.folder.glob("data/*/flights.csv")
+    examples = main_job.artifact("CsvExampleGen", "examples")
+    rows = len(_rows(examples / "Split-train")) + len(_rows(examples / "Split-eval"))
+    assert len(pd.read_csv(csv)) == rows == 26_398
