@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import os
+import pathlib
 import warnings
 
 from rich.console import Console
 
-from spikeguard.components.errors import PipelineFailedError, SpikeguardError
+from spikeguard.components.errors import InvalidDataError, PipelineFailedError, SpikeguardError
 from spikeguard.pipelines.config import PipelineConfig
+from spikeguard.pipelines.metadata import latest_outputs
 from spikeguard.pipelines.progress import Progress, follow, output_to_log
 from spikeguard.pipelines.run_result import RunResult, read_run_result
 
@@ -38,9 +42,10 @@ def run_locally(config: PipelineConfig) -> RunResult:
 
                 pipeline = create_pipeline(config)
                 progress = Progress([component.id for component in pipeline.components], console)
+                check = functools.partial(_check_splits, config)
                 with follow(progress, console):
                     try:
-                        ObservedRunner(progress, config.metadata_path).run(pipeline)
+                        ObservedRunner(progress, config.metadata_path, check).run(pipeline)
                     finally:
                         node = progress.running or node
             return read_run_result(config.metadata_path, config.pipeline_name)
@@ -52,3 +57,22 @@ def run_locally(config: PipelineConfig) -> RunResult:
             traceback.print_exc()  # Into the log.
             cause = " ".join(str(error).split())
             raise PipelineFailedError(node, f"{type(error).__name__}: {cause[:300]}", log_path) from error
+
+
+def _check_splits(config: PipelineConfig, node: str) -> None:
+    """Ends the run after ExampleGen where a split came out empty: later nodes fail on it with errors about something else."""
+    if node != "CsvExampleGen":
+        return
+    examples = pathlib.Path(latest_outputs(config.metadata_path, config.pipeline_name)["examples", node].uri)
+    for split in ("train", "eval"):
+        if not any(map(_has_data, (examples / f"Split-{split}").iterdir())):
+            raise InvalidDataError(
+                f"split {split!r}",
+                "has no rows",
+                "Rows are dealt to the splits by their content: give more different rows.",
+            )
+
+
+def _has_data(gzipped: pathlib.Path) -> bool:
+    with gzip.open(gzipped) as file:
+        return bool(file.read(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx.dsl.compiler.constants import PIPELINE_RUN_ID_PARAMETER_NAME
@@ -21,8 +22,16 @@ class ObservedRunner(LocalDagRunner):  # type: ignore[misc]
     once per node, with all other nodes marked as skipped.
     """
 
-    def __init__(self, progress: Progress, metadata_path: str) -> None:
+    def __init__(self, progress: Progress, metadata_path: str, check: Callable[[str], None]) -> None:
+        """Prepares a run.
+
+        Args:
+          progress: is told of each node.
+          metadata_path: the pipeline's SQLite metadata.
+          check: is called with the name of each node that has ended, and may raise to end the run.
+        """
         super().__init__()
+        self._check = check
         self._progress = progress
         self._metadata_path = metadata_path
 
@@ -35,6 +44,7 @@ class ObservedRunner(LocalDagRunner):  # type: ignore[misc]
             before = newest_execution(self._metadata_path)
             self._progress.start(name)
             super().run_with_ir(_only(pipeline, name), run_options)
+            self._check(name)
             self._progress.finish(name, _state(before, newest_execution(self._metadata_path)))
 
 

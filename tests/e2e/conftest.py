@@ -52,7 +52,10 @@ def _environment() -> dict[str, str]:
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
         "UV_PYTHON": sys.executable,
         "UV_NO_SYNC": "1",
+        # What pip has to say is not under test.
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PIP_QUIET": "1",
     }
 
 

@@ -116,10 +116,10 @@ def test_pushed_model_serves_raw_examples(main_job: Run) -> None:
     serve = model.signatures["serving_default"]
     rows = _rows(main_job.artifact("CsvExampleGen", "examples") / "Split-eval")
     labels = _floats(rows, "arr_delay")
-    whole = serve(tf.constant([row.SerializeToString() for row in rows]))["predictions"].numpy().ravel()
+    whole = serve(examples=tf.constant([row.SerializeToString() for row in rows]))["predictions"].numpy().ravel()
     for row in rows:
         del row.features.feature["arr_delay"]
-    blind = serve(tf.constant([row.SerializeToString() for row in rows]))["predictions"].numpy().ravel()
+    blind = serve(examples=tf.constant([row.SerializeToString() for row in rows]))["predictions"].numpy().ravel()
     np.testing.assert_array_equal(whole, blind)
     assert np.isfinite(blind).all()
     # It must have learned something: better than always predicting the median.

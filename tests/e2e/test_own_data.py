@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_own_classes_are_learned_and_pushed(wine_job: Run) -> None:
         ).SerializeToString()
         for row in frame.drop(columns="target").to_dict("records")
     ]
-    served = model.signatures["serving_default"](tf.constant(rows))["predictions"].numpy()
+    served = model.signatures["serving_default"](examples=tf.constant(rows))["predictions"].numpy()
     assert served.shape == (178, 3)
     np.testing.assert_allclose(served.sum(axis=1), 1.0, rtol=1e-5)
     # Ids are by falling frequency: Grignolino 71, Barolo 59, Barbera 48.
@@ -61,3 +62,26 @@ def test_gaps_and_odd_names_are_no_obstacle(clone: pathlib.Path) -> None:
     )
     assert run.status == 0, run.errors + run.output
     assert "curve  stable over 300 steps" in run.output
+
+
+def test_empty_split_is_named(clone: pathlib.Path) -> None:
+    rows = [(a, a * 3 % 17) for a in range(400) if _bucket(a, a * 3 % 17) < 2]
+    (clone / "train_only.csv").write_text("a,y\n" + "".join(f"{a},{y}\n" for a, y in rows))
+    run = shell("python3 -m uv run local_runner.py --data train_only.csv --label y --task regression", clone)
+    assert run.status == 2
+    assert run.errors == (
+        "error: split 'eval': has no rows. Rows are dealt to the splits by their content: give more different rows.\n"
+    )
+
+
+def _bucket(a: int, y: int) -> int:
+    """The hash bucket of a row: 0 and 1 go to train, 2 to eval."""
+    features = {"a": a, "y": y}
+    example = tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                name: tf.train.Feature(int64_list=tf.train.Int64List(value=[value])) for name, value in features.items()
+            }
+        )
+    )
+    return int(hashlib.sha256(example.SerializeToString(deterministic=True)).hexdigest(), 16) % 3
