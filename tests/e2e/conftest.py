@@ -32,8 +32,14 @@ class Run:
 
     @property
     def pushed(self) -> list[pathlib.Path]:
-        """Folders of all models pushed so far."""
-        return sorted(self.folder.glob("pushed/*/*"))
+        """Folders of all models pushed so far, of the main job's problem."""
+        return sorted(self.folder.glob("pushed/spikeguard-regression-*/*"))
+
+    @property
+    def pushed_to(self) -> str:
+        """Where the summary says that the model went."""
+        (line,) = [line for line in self.output.splitlines() if line.split()[:1] == ["pushed"]]
+        return line.split(maxsplit=1)[1]
 
 
 def readme_commands() -> list[str]:

@@ -48,7 +48,7 @@ def test_main_job_pushes(main_job: Run) -> None:
         assert f"{node} done in" in main_job.output
     assert "GuardedTrainer step 1000/1000" in main_job.output
     assert "curve  stable over 1000 steps" in main_job.output
-    assert f"pushed  {main_job.pushed[0]}" in main_job.output
+    assert [str(folder) for folder in main_job.pushed] == [main_job.pushed_to]
 
 
 def test_no_line_of_the_platform_is_shown(main_job: Run) -> None:
@@ -135,7 +135,7 @@ def test_naive_recipe_is_blocked_and_takes_over_what_is_unchanged(naive_job: Run
         assert f"{node} done in" in naive_job.output
     for node in ("Evaluator", "Pusher"):
         assert f"{node} skipped in" in naive_job.output
-    assert "pushed  no: the training curve is unstable" in naive_job.output
+    assert naive_job.pushed_to.startswith("no: the training curve is unstable: ")
     assert len(naive_job.pushed) == 1
 
 
