@@ -120,8 +120,8 @@ def _config(data: str, label: str, task: Task, schema: str | None, recipe: str, 
     from spikeguard.pipelines.config import PipelineConfig, read_schema
     from spikeguard.pipelines.csv_data import inspect_csv
 
-    if schema is not None:
-        read_schema(schema)
+    if schema is not None and label not in {feature.name for feature in read_schema(schema).feature}:
+        raise InvalidArgumentError("schema", schema, f"declare the label {label!r}", "Add it as a feature.")
     return PipelineConfig(
         output=output,
         data=inspect_csv(data, label, task),
@@ -173,7 +173,7 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
         spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
     points = evaluation["curve"]["points"] if evaluation["curve"] else 0
     rows = [
-        ("curve", f"{evaluation['verdict']} over {points} steps"),
+        ("verdict", f"{evaluation['verdict']} over {points} steps"),
         ("spikes", spikes_text),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
@@ -183,7 +183,7 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print()
     for name, text in rows:
-        console.print(f"{name:>8}  {text}")
+        console.print(f"{name:>10}  {text}")
 
 
 def main(args: list[str] | None = None) -> int:

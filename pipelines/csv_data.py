@@ -84,6 +84,14 @@ def _columns(files: list[pathlib.Path]) -> tuple[str, ...]:
             raise InvalidDataError(str(file), "is empty", "Give a CSV file with a header line and data rows.")
         with _open(file) as reader:
             columns = tuple(reader.schema.names)
+        # CsvExampleGen cuts the first line at each comma and knows neither quotes nor byte order marks.
+        with open(file, encoding="utf-8", errors="replace") as text:
+            if text.readline().strip().split(",") != list(columns):
+                raise InvalidDataError(
+                    str(file),
+                    "has quotes, a byte order mark or a name with a comma in its header line",
+                    "Write the names plainly: a,b,c.",
+                )
         repeated = [name for name, count in Counter(columns).items() if count > 1]
         if repeated:
             raise InvalidDataError(str(file), f"has the column {repeated[0]!r} more than once", "Rename one of them.")

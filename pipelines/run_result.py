@@ -43,7 +43,7 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
     model_blessing = outputs.get(("blessing", "Evaluator"))
     artifacts = {
         "curve": outputs["model_run", "GuardedTrainer"].uri,
-        "verdict": outputs["evaluation", "SpikeEvaluator"].uri,
+        "evaluation": outputs["evaluation", "SpikeEvaluator"].uri,
         "model": outputs["model", "GuardedTrainer"].uri,
     }
     return RunResult(

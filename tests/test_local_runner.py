@@ -71,6 +71,15 @@ def test_schema_that_is_none_is_refused(csv: str, capsys: pytest.CaptureFixture[
     assert "is not a TFDV schema text proto" in _refused(args, capsys, tmp_path)
 
 
+def test_schema_without_the_label_is_refused(
+    csv: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    schema = tmp_path / "schema.pbtxt"
+    schema.write_text('feature { name: "a" type: INT }')
+    args = ["--data", csv, "--label", "y", "--task", "regression", "--schema", str(schema)]
+    assert "must declare the label 'y'" in _refused(args, capsys, tmp_path)
+
+
 def test_output_below_a_file_is_refused(csv: str, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["--data", csv, "--label", "y", "--task", "regression", "--output", os.path.join(csv, "out")]
     assert local_runner.main(args) == 2

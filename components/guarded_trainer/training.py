@@ -93,7 +93,7 @@ def train(job: TrainingJob) -> LabelStatistics:
         _training_batches(job.train_files, spec, job.label, recipe, label.rows),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        validation_data=_validation_batches(job.eval_files, spec, job.label, job.task),
+        validation_data=_validation_batches(job.eval_files, spec, job.label, label.classes),
         # Epochs of a small split last a fraction of a second: validating after each would take longer than training.
         validation_freq=math.ceil(epochs / _MOST_VALIDATIONS),
         callbacks=[CurveRecorder(job.run_dir), _StopAfter(recipe.steps)],
@@ -159,11 +159,11 @@ def _training_batches(
     )
 
 
-def _validation_batches(files: Sequence[str], spec: dict[str, Any], label: str, task: Task) -> tf.data.Dataset:
+def _validation_batches(files: Sequence[str], spec: dict[str, Any], label: str, classes: int) -> tf.data.Dataset:
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_SCAN_BATCH).map(_parser(spec, label))
-    if task == "classification":
-        # A class that only the eval split has is -1: the model has no output for it, so no loss either.
-        dataset = dataset.unbatch().filter(lambda _, y: tf.reduce_all(y >= 0)).batch(_SCAN_BATCH)
+    if classes:
+        # For a class that only the eval split has, the model has no output and so no loss.
+        dataset = dataset.unbatch().filter(lambda _, y: tf.reduce_all((y >= 0) & (y < classes))).batch(_SCAN_BATCH)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 

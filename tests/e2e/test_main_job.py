@@ -47,7 +47,7 @@ def test_main_job_pushes(main_job: Run) -> None:
     for node in NODES:
         assert f"{node} done in" in main_job.output
     assert "GuardedTrainer step 1000/1000" in main_job.output
-    assert "curve  stable over 1000 steps" in main_job.output
+    assert "verdict  stable over 1000 steps" in main_job.output
     assert [str(folder) for folder in main_job.pushed] == [main_job.pushed_to]
 
 

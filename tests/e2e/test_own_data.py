@@ -58,7 +58,7 @@ def test_gaps_and_odd_names_are_no_obstacle(clone: pathlib.Path) -> None:
         "python3 -m uv run local_runner.py --data diabetes.csv --label target --task regression --steps 300", clone
     )
     assert run.status == 0, run.errors + run.output
-    assert "curve  stable over 300 steps" in run.output
+    assert "verdict  stable over 300 steps" in run.output
 
 
 def test_empty_split_is_named(clone: pathlib.Path) -> None:

@@ -98,6 +98,14 @@ def test_error_names_the_file_when_it_is_no_text(tmp_path: pathlib.Path) -> None
         inspect_csv(path, "y", "regression")
 
 
+@pytest.mark.parametrize("header", ['"a","b","y"', '"a, b",y', "\ufeffa,y"], ids=["quotes", "comma", "mark"])
+def test_error_names_the_header_when_tfx_would_misread_it(tmp_path: pathlib.Path, header: str) -> None:
+    columns = header.count(",") + (", " not in header)
+    path = _file(tmp_path, header + "\n" + ",".join(["1"] * columns) + "\n")
+    with pytest.raises(InvalidDataError, match="has quotes, a byte order mark or a name with a comma in its header"):
+        inspect_csv(path, "y", "regression")
+
+
 def test_numbers_with_spaces_are_numbers(tmp_path: pathlib.Path) -> None:
     path = _file(tmp_path, HEADER + _rows([" 1 ", " 2e3"] * 30))
     assert inspect_csv(path, "y", "regression").rows == 60
