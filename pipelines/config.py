@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import pathlib
 
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -90,6 +91,18 @@ def read_schema(path: str) -> schema_pb2.Schema:
         raise InvalidDataError(
             path, f"is not a TFDV schema text proto ({error})", "Write one with tfdv.write_schema_text."
         ) from error
+
+
+def snapshot_schema(path: str, output: str) -> str:
+    """Copies a schema under a name that changes with its content, and returns the copy's path.
+
+    TFX takes an imported schema for unchanged as long as its path is the same.
+    """
+    content = pathlib.Path(path).read_bytes()
+    copy = pathlib.Path(output).resolve() / "schemas" / f"{hashlib.sha256(content).hexdigest()[:8]}.pbtxt"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(content)
+    return str(copy)
 
 
 def categorical_columns(schema: schema_pb2.Schema) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import os
@@ -11,7 +12,7 @@ import warnings
 from rich.console import Console
 
 from spikeguard.components.errors import InvalidDataError, PipelineFailedError, SpikeguardError
-from spikeguard.pipelines.config import PipelineConfig
+from spikeguard.pipelines.config import PipelineConfig, snapshot_schema
 from spikeguard.pipelines.metadata import latest_outputs
 from spikeguard.pipelines.progress import Progress, follow, output_to_log
 from spikeguard.pipelines.run_result import RunResult, read_run_result
@@ -26,6 +27,8 @@ def run_locally(config: PipelineConfig) -> RunResult:
       SpikeguardError: a component refused its input.
       PipelineFailedError: a node failed otherwise.
     """
+    if config.schema_path is not None:
+        config = dataclasses.replace(config, schema_path=snapshot_schema(config.schema_path, config.output))
     log_path = os.path.join(os.path.abspath(config.output), "run.log")
     with output_to_log(log_path) as screen:
         console = Console(file=screen)
