@@ -8,9 +8,9 @@ import numpy as np
 
 from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.guarded_trainer.recipe import Task
+from spikeguard.components.robust import MAD_TO_SD
 from spikeguard.components.training_curve import Floats
 
-MAD_TO_SD = 1.4826
 # Huber's estimator of location keeps 95 % efficiency on normal data with this tuning constant (Huber 1981, 4.5).
 HUBER_TUNING = 1.345
 # More classes than this are most likely identifiers or numbers.

@@ -14,10 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 from spikeguard.components.errors import InvalidArgumentError
+from spikeguard.components.robust import MAD_TO_SD
 from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
-
-# The median absolute deviation of a normal distribution, times this, is its standard deviation.
-MAD_TO_SD = 1.4826
 
 
 @dataclasses.dataclass(frozen=True)
