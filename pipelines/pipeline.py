@@ -124,7 +124,6 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
 
 def eval_config(label: str, task: Task) -> tfma.EvalConfig:
     """Better than a constant, and not clearly worse than the last blessed model; free of the label's unit."""
-    options = None
     if task == "regression":
         # A constant prediction has no correlation with the label at all, and a non-finite one fails every bound.
         correlation = tfma.MetricThreshold()
@@ -153,6 +152,6 @@ def eval_config(label: str, task: Task) -> tfma.EvalConfig:
         slicing_specs=[tfma.SlicingSpec()],
         metrics_specs=[
             tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="ExampleCount")]),
-            tfma.MetricsSpec(metrics=metrics, aggregate=options),
+            tfma.MetricsSpec(metrics=metrics),
         ],
     )
