@@ -175,6 +175,8 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     rows = [
         ("verdict", f"{evaluation['verdict']} over {points} steps"),
         ("spikes", spikes_text),
+        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
+        *(("recipe", warning) for warning in result.warnings),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
         *result.artifacts.items(),

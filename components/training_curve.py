@@ -13,6 +13,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,38 +31,72 @@ STEP_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
         ("epoch", pa.int32()),
+        ("position", pa.int32()),
         ("loss", pa.float32()),
+        ("total_loss", pa.float32()),
         ("batch_size", pa.int32()),
         ("learning_rate", pa.float32()),
+        ("guard_factor", pa.float32()),
+        ("guard_action", pa.int32()),
         ("gradient_norm", pa.float32()),
+        ("update_ratio", pa.float32()),
+        ("largest_input", pa.float32()),
+        ("label_mean", pa.float32()),
+        ("class_counts", pa.list_(pa.int32())),
+        ("worst_loss", pa.list_(pa.float32())),
+        ("worst_id", pa.list_(pa.int64())),
     ],
-    metadata={"format": "spikeguard.training_curve/1", "loss_is": "batch"},
+    metadata={"format": "spikeguard.training_curve/2", "loss_is": "batch"},
 )
 VALIDATION_SCHEMA = pa.schema(
     [("step", pa.int64()), ("epoch", pa.int32()), ("loss", pa.float32())],
     metadata={"format": "spikeguard.validation_curve/1"},
 )
+# What a block must have; blocks of older versions lack the other columns.
+_REQUIRED = ("step", "epoch", "loss")
+_TABLES = ("class_counts", "worst_loss", "worst_id")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCurve:
     """The true loss of each optimizer step, and what was known about that step.
 
-    All step arrays have the same length n, in training order. A column that was not recorded is NaN throughout.
+    All step arrays have the same length n, in training order. A float that was not recorded is NaN, an integer 0, a
+    table has no columns.
     """
 
     step: Ints
     """Number of the optimizer step, from 1. Shape (n,)."""
     loss: Floats
-    """Loss of the step's own batch, before the update. Shape (n,); NaN and infinity are kept as they came."""
+    """Loss of the step's own batch, before the update and without regularization. Shape (n,); NaN and infinity are kept."""
     epoch: Ints
     """Epoch of the step, from 0. Shape (n,)."""
+    position: Ints
+    """Position of the step in its epoch, from 0. Shape (n,)."""
+    total_loss: Floats
+    """The loss with regularization: what the gradients are of. Shape (n,)."""
     batch_size: Ints
     """Rows in the step's batch. Shape (n,)."""
     learning_rate: Floats
-    """Learning rate that the update used. Shape (n,)."""
+    """Learning rate that the update used, before the guard's factor. Shape (n,)."""
+    guard_factor: Floats
+    """What the guard multiplied the learning rate by; 1 where nothing guards. Shape (n,)."""
+    guard_action: Ints
+    """`GuardAction` bits: what the guard did at the step, and why; 0 for nothing. Shape (n,)."""
     gradient_norm: Floats
-    """Euclidean norm of all gradients together. Shape (n,)."""
+    """Euclidean norm of all gradients together, before any clipping. Shape (n,)."""
+    update_ratio: Floats
+    """Norm of the change of the weights over the norm of the weights; 0 for a skipped step. Shape (n,)."""
+    largest_input: Floats
+    """Largest absolute value among the float inputs of the batch; NaN where one of them is NaN. Shape (n,)."""
+    label_mean: Floats
+    """Mean of the batch's labels. Shape (n,)."""
+    class_counts: Ints
+    """Rows of each class in the batch. Shape (n, classes)."""
+    worst_loss: Floats
+    """Losses of the batch's worst examples, largest first, NaN beyond the batch. Shape (n, k)."""
+    worst_id: Ints
+    """Ids of the same examples, -1 where the data carry none. Shape (n, k)."""
     validation_step: Ints
     """Step after which each validation pass ran. Shape (m,), m may be 0."""
     validation_loss: Floats
@@ -69,6 +104,33 @@ class TrainingCurve:
 
     def __len__(self) -> int:
         return len(self.step)
+
+    @classmethod
+    def from_columns(cls, **columns: npt.ArrayLike) -> TrainingCurve:
+        """A curve from the columns that are known.
+
+        Args:
+          **columns: arrays named after the fields; `loss` is required, `step` is 1, 2, 3, ... where it is missing.
+
+        Raises:
+          InvalidArgumentError: the losses have not one dimension.
+
+        >>> TrainingCurve.from_columns(loss=[2.0, 1.0], batch_size=[32, 32]).learning_rate.tolist()
+        [nan, nan]
+        """
+        loss = np.asarray(columns["loss"], dtype=np.float64)
+        if loss.ndim != 1:
+            raise InvalidArgumentError("loss", f"shape {loss.shape}", "have one dimension")
+        n, m = len(loss), len(np.asarray(columns.get("validation_step", ())))
+        unknown: dict[str, npt.NDArray[Any]] = {"step": np.arange(1, n + 1, dtype=np.int64)}
+        for field in dataclasses.fields(cls):
+            rows = m if field.name.startswith("validation_") else n
+            shape = (rows, 0) if field.name in _TABLES else (rows,)
+            is_integer = field.type == "Ints"
+            unknown.setdefault(field.name, np.zeros(shape, np.int64) if is_integer else np.full(shape, np.nan))
+            if field.name in columns:
+                unknown[field.name] = np.asarray(columns[field.name], dtype=np.int64 if is_integer else np.float64)
+        return cls(**unknown)
 
     @classmethod
     def from_losses(cls, loss: npt.ArrayLike) -> TrainingCurve:
@@ -80,21 +142,7 @@ class TrainingCurve:
         >>> TrainingCurve.from_losses([2.0, 1.0]).step.tolist()
         [1, 2]
         """
-        values = np.asarray(loss, dtype=np.float64)
-        if values.ndim != 1:
-            raise InvalidArgumentError("loss", f"shape {values.shape}", "have one dimension")
-        n = len(values)
-        unknown = np.full(n, np.nan)
-        return cls(
-            step=np.arange(1, n + 1, dtype=np.int64),
-            loss=values,
-            epoch=np.zeros(n, dtype=np.int64),
-            batch_size=np.zeros(n, dtype=np.int64),
-            learning_rate=unknown,
-            gradient_norm=unknown,
-            validation_step=np.empty(0, dtype=np.int64),
-            validation_loss=np.empty(0, dtype=np.float64),
-        )
+        return cls.from_columns(loss=loss)
 
 
 def write_block(folder: str | os.PathLike[str], columns: Mapping[str, npt.ArrayLike], schema: pa.Schema) -> None:
@@ -102,16 +150,52 @@ def write_block(folder: str | os.PathLike[str], columns: Mapping[str, npt.ArrayL
 
     Args:
       folder: the `curve/` folder; made where missing.
-      columns: one array per field of `schema`, of equal length n >= 1.
+      columns: one array per field of `schema`, of equal length n >= 1: (n,) for values, (n, width) for lists. `step`,
+        `epoch` and `loss` are required.
       schema: `STEP_SCHEMA` or `VALIDATION_SCHEMA`.
     """
     kind = "steps" if schema is STEP_SCHEMA else "validation"
     target = pathlib.Path(folder) / f"{kind}-{int(np.asarray(columns['step'])[0]):012d}.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)
-    arrays = [pa.array(np.asarray(columns[field.name]).astype(field.type.to_pandas_dtype())) for field in schema]
+    known = [field for field in schema if field.name in (*_REQUIRED, *columns)]
+    arrays = [_to_arrow(np.asarray(columns[field.name]), field.type) for field in known]
+    _replace(target, pa.Table.from_arrays(arrays, schema=pa.schema(known, schema.metadata)))
+
+
+def cut_curve(folder: str | os.PathLike[str], last_step: int) -> TrainingCurve:
+    """Drops from a `curve/` folder what was recorded after a step, and returns the rest.
+
+    Args:
+      folder: the `curve/` folder.
+      last_step: last step to keep; >= 0.
+
+    Raises:
+      InvalidDataError: a block cannot be read; nothing is dropped then.
+    """
+    read_curve(folder)
+    for block in sorted(pathlib.Path(folder).glob("*.parquet")):
+        table = pq.read_table(block)
+        kept = table.filter(pa.array(np.asarray(table.column("step").to_numpy()) <= last_step))
+        if not len(kept):
+            block.unlink()
+        elif len(kept) < len(table):
+            _replace(block, kept)
+    return read_curve(folder) if any(pathlib.Path(folder).glob("steps-*.parquet")) else TrainingCurve.from_losses([])
+
+
+def _replace(target: pathlib.Path, table: pa.Table) -> None:
     unfinished = target.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), unfinished)
+    pq.write_table(table, unfinished)
     os.replace(unfinished, target)
+
+
+def _to_arrow(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """One column: a list per row where the type says so, else a value per row."""
+    if not pa.types.is_list(kind):
+        return pa.array(values.astype(kind.to_pandas_dtype()))
+    rows, width = values.shape
+    offsets = np.arange(rows + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(offsets, values.ravel().astype(kind.value_type.to_pandas_dtype()))
 
 
 def read_curve(path: str | os.PathLike[str]) -> TrainingCurve:
@@ -142,32 +226,38 @@ def read_curve(path: str | os.PathLike[str]) -> TrainingCurve:
         )
     validation = _read_blocks(folder, "validation", VALIDATION_SCHEMA) or VALIDATION_SCHEMA.empty_table()
 
-    def floats(table: pa.Table, name: str) -> Floats:
-        return np.asarray(table.column(name).to_numpy(), dtype=np.float64)
-
-    def ints(table: pa.Table, name: str) -> Ints:
-        return np.asarray(table.column(name).to_numpy(), dtype=np.int64)
-
-    return TrainingCurve(
-        step=ints(steps, "step"),
-        loss=floats(steps, "loss"),
-        epoch=ints(steps, "epoch"),
-        batch_size=ints(steps, "batch_size"),
-        learning_rate=floats(steps, "learning_rate"),
-        gradient_norm=floats(steps, "gradient_norm"),
-        validation_step=ints(validation, "step"),
-        validation_loss=floats(validation, "loss"),
+    columns = {name: _to_numpy(steps.column(name)) for name in steps.column_names}
+    return TrainingCurve.from_columns(
+        **columns,
+        validation_step=validation.column("step").to_numpy(),
+        validation_loss=validation.column("loss").to_numpy(),
     )
+
+
+def _to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Shape (n,) of a column of values, (n, widest) of a column of lists; what a shorter list lacks is NaN or -1."""
+    if not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy())
+    array = column.combine_chunks()
+    lengths = np.diff(array.offsets.to_numpy())
+    is_float = pa.types.is_floating(column.type.value_type)
+    table = np.full((len(lengths), max(lengths, default=0)), np.nan if is_float else -1)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = array.flatten().to_numpy()
+    return table
 
 
 def _read_blocks(folder: pathlib.Path, kind: str, schema: pa.Schema) -> pa.Table | None:
     tables = []
     for block in sorted(folder.glob(f"{kind}-*.parquet")):
         try:
-            tables.append(pq.read_table(block).cast(schema))
+            table = pq.read_table(block)
+            known = [field for field in schema if field.name in (*_REQUIRED, *table.column_names)]
+            tables.append(table.select([field.name for field in known]).cast(pa.schema(known)))
         except (pa.ArrowInvalid, pa.ArrowKeyError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise InvalidDataError(
                 str(block), f"is not a readable curve block ({reason})", "Restore or remove the file."
             ) from error
-    return pa.concat_tables(tables) if tables else None
+    # Blocks of an older version lack columns, which are then known for a part of the run only: unknown.
+    common = [name for name in schema.names if all(name in table.column_names for table in tables)]
+    return pa.concat_tables([table.select(common) for table in tables]) if tables else None

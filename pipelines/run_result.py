@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.spike_evaluator import result as spike_result
+from spikeguard.components.training_curve import read_curve
 from spikeguard.pipelines.metadata import latest_outputs
 
 
@@ -25,6 +28,10 @@ class RunResult:
     """Why nothing was pushed, in one sentence; None where it was."""
     anomalies: tuple[str, ...]
     """ExampleValidator's findings, one `feature: text (splits)` each."""
+    warnings: tuple[str, ...]
+    """What GuardedTrainer has to say against its recipe, one sentence each."""
+    interventions: int
+    """Steps in which the guard did something."""
     artifacts: dict[str, str]
     """Folder of each artifact that a person may want to open, by what it is."""
 
@@ -53,6 +60,8 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         if pushed_to
         else _blocked_by(evaluation, model_blessing, outputs.get(("evaluation", "Evaluator"))),
         anomalies=_anomalies(outputs["anomalies", "ExampleValidator"].uri),
+        warnings=tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"]),
+        interventions=int((read_curve(artifacts["curve"]).guard_action > 0).sum()),
         artifacts=artifacts,
     )
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import ast
 import pathlib
 import re
+import types
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 import spikeguard
 
@@ -31,6 +36,29 @@ def test_code_uses_public_names() -> None:
                 used.add(node.attr)
     assert used
     assert used <= set(spikeguard.__all__)
+
+
+def test_training_code_runs(tmp_path: pathlib.Path) -> None:
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "SpikeGuard" in code]
+    x = np.random.default_rng(0).normal(size=(320, 4)).astype("float32")
+    x[40] = np.nan
+    labels = np.random.default_rng(1).normal(size=320).astype("float32")
+    given = {
+        "spikeguard": spikeguard,
+        "keras": keras,
+        "model": keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]),
+        "train_batches": tf.data.Dataset.from_tensor_slices((x, labels)).batch(32),
+        "train_labels": labels,
+        "steps": 20,
+        "epochs": 2,
+        "fn_args": types.SimpleNamespace(model_run_dir=tmp_path),
+    }
+    exec(block, given)
+    curve = spikeguard.read_curve(tmp_path)
+    assert len(curve) == 20
+    assert (
+        [event.step for event in given["optimizer"].events()] == curve.step[curve.guard_action > 0].tolist() == [2, 12]
+    )
 
 
 def test_links_lead_somewhere() -> None:

@@ -19,6 +19,7 @@ class GuardedTrainerSpec(ComponentSpec):  # type: ignore[misc]
         "recipe": ExecutionParameter(type=str),
         "train_split": ExecutionParameter(type=str),
         "eval_split": ExecutionParameter(type=str),
+        "model_fn": ExecutionParameter(type=str),
     }
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -33,8 +34,10 @@ class GuardedTrainerSpec(ComponentSpec):  # type: ignore[misc]
 class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
     """Trains a Keras model on transformed examples by a typed recipe, and records the true loss of every step.
 
-    The model is built from the transformed schema: numbers are concatenated, vocabulary ids embedded. What depends on
-    the label (Huber's delta, its scale, the number of classes) is learned from the train split alone.
+    The model is built from the transformed schema, unless `model_fn` does it: numbers and fixed-length vectors are
+    concatenated, vocabulary ids embedded. An integer feature `example_id` names the examples in the record and is no
+    input. What depends on the label (Huber's delta, its scale, the number of classes) is learned from the train split
+    alone. A training that was killed goes on where it was when the pipeline runs again.
 
     Outputs:
       model: `Model`, a SavedModel whose `serving_default` takes serialized raw tf.Examples.
@@ -64,6 +67,7 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
         recipe: Recipe,
         train_split: str = "train",
         eval_split: str = "eval",
+        model_fn: str | None = None,
     ) -> None:
         """Constructs the component.
 
@@ -75,6 +79,9 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
           recipe: how to train.
           train_split: the split to train on.
           eval_split: the split to validate on after each epoch.
+          model_fn: dotted name of a function (features, label, task, recipe) that returns an uncompiled `keras.Model` from
+            a dict of the transformed features to predictions: shape (batch, 1) for regression and two classes (a
+            probability), (batch, classes) for more. None: `spikeguard.components.guarded_trainer.model.build_model`.
 
         Raises:
           InvalidArgumentError: the recipe's loss does not fit the task.
@@ -89,6 +96,7 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
                 recipe=recipe.to_json(),
                 train_split=train_split,
                 eval_split=eval_split,
+                model_fn=model_fn or "",
                 model=Channel(type=standard_artifacts.Model),
                 model_run=Channel(type=standard_artifacts.ModelRun),
             )

@@ -43,7 +43,8 @@ def label_statistics(label: Floats, name: str, split: str, task: Task) -> LabelS
       task: `regression` or `classification` (labels are class ids 0, 1, 2, ...).
 
     Raises:
-      InvalidDataError: no rows, a missing or infinite label, one distinct value, too many classes.
+      InvalidDataError: no rows, a missing or infinite label, a fraction for a class id, one distinct value, too many
+        classes.
 
     >>> import numpy as np
     >>> label_statistics(np.array([0.0, 1.0, 2.0, 3.0, 100.0]), "delay", "train", "regression").scale
@@ -59,6 +60,8 @@ def label_statistics(label: Floats, name: str, split: str, task: Task) -> LabelS
             f"is missing or not finite in {int(missing.sum())} of {len(label)} rows",
             "Remove or fill these rows.",
         )
+    if task == "classification" and (label != np.round(label)).any():
+        raise InvalidDataError(where, "is no class id in every row: there are fractions", "Make it a class id from 0.")
     if np.min(label) == np.max(label):
         raise InvalidDataError(
             where, f"is {label[0]:g} in all {len(label)} rows: there is nothing to learn", "Check the label column."

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from spikeguard.components.errors import InvalidDataError
+from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
 from spikeguard.components.guarded_trainer.labels import LabelStatistics
 from spikeguard.components.guarded_trainer.recipe import Recipe, Task
 
@@ -27,7 +28,7 @@ class Feature:
 
 
 def read_features(transform_output: tft.TFTransformOutput, label: str) -> tuple[Feature, ...]:
-    """The model's inputs: every transformed feature but the label, sorted by name.
+    """The model's inputs: every transformed feature but the label and the examples' ids, sorted by name.
 
     Raises:
       InvalidDataError: the label is not among the features, no other feature is, or one is sparse or text.
@@ -39,7 +40,8 @@ def read_features(transform_output: tft.TFTransformOutput, label: str) -> tuple[
             f"is not among the transformed features ({', '.join(sorted(spec))})",
             "Keep it in the preprocessing_fn's outputs under this name.",
         )
-    if len(spec) == 1:
+    names = sorted(set(spec) - {label, EXAMPLE_ID})
+    if not names:
         raise InvalidDataError(f"label {label!r}", "is the only column", "Add at least one feature column.")
     domains = {
         feature.name: int(feature.int_domain.max) + 1
@@ -47,7 +49,7 @@ def read_features(transform_output: tft.TFTransformOutput, label: str) -> tuple[
         if feature.int_domain.is_categorical
     }
     features = []
-    for name in sorted(set(spec) - {label}):
+    for name in names:
         if not isinstance(spec[name], tf.io.FixedLenFeature) or spec[name].dtype == tf.string:
             raise InvalidDataError(
                 f"feature {name!r}",
@@ -65,7 +67,6 @@ def build_model(features: tuple[Feature, ...], label: LabelStatistics, task: Tas
       A model from a dict of features to shape (batch, 1) for regression and two classes (the probability of class 1),
       to shape (batch, classes) for more.
     """
-    keras.utils.set_random_seed(recipe.seed)
     inputs, parts = {}, []
     for index, feature in enumerate(features):
         dtype = "int64" if feature.categories else "float32"
@@ -78,8 +79,11 @@ def build_model(features: tuple[Feature, ...], label: LabelStatistics, task: Tas
             tensor = keras.layers.Embedding(feature.categories, _embedding_width(feature.categories))(tensor)
         parts.append(keras.layers.Reshape((-1,))(tensor) if len(feature.shape) != 1 or feature.categories else tensor)
     hidden = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    penalty = keras.regularizers.L2(recipe.l2) if recipe.l2 else None
     for units in recipe.hidden_units:
-        hidden = keras.layers.Dense(units, activation="relu")(hidden)
+        hidden = keras.layers.Dense(units, activation="relu", kernel_regularizer=penalty)(hidden)
+        if recipe.dropout:
+            hidden = keras.layers.Dropout(recipe.dropout)(hidden)
     if task == "regression":
         output = keras.layers.Dense(1)(hidden)
         if recipe.standardize_label:

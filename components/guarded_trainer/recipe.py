@@ -9,13 +9,16 @@ from typing import Any, Literal, get_args
 
 from spikeguard.components.errors import InvalidArgumentError
 
+# Holds, in the run's folder, the recipe as it was resolved and what came of checking it.
+RECIPE_FILE = "recipe.json"
+
 Task = Literal["regression", "classification"]
-Loss = Literal["huber", "squared_error", "crossentropy"]
-Schedule = Literal["warmup_cosine", "constant"]
+Loss = Literal["huber", "squared_error", "crossentropy", "generalized_crossentropy"]
+Schedule = Literal["cosine", "exponential", "constant"]
 
 LOSSES_OF_TASK: dict[Task, tuple[Loss, ...]] = {
     "regression": ("huber", "squared_error"),
-    "classification": ("crossentropy",),
+    "classification": ("crossentropy", "generalized_crossentropy"),
 }
 
 
@@ -29,21 +32,37 @@ class Recipe:
     >>> Recipe(learning_rate=-1)
     Traceback (most recent call last):
         ...
-    spikeguard.components.errors.InvalidArgumentError: learning_rate must be above 0; got -1.
+    spikeguard.components.errors.InvalidArgumentError: learning_rate must be above 0 and finite; got -1.
     >>> Recipe.from_json(Recipe(steps=500).to_json()).steps
     500
     """
 
     loss: Loss = "huber"
+    """`huber` or `squared_error` for a regression; `crossentropy` or, where labels may be wrong,
+    `generalized_crossentropy` for a classification."""
     huber_delta: float | None = None
     """Residual, in units of the label, beyond which Huber's loss is linear; > 0. None: from the label's robust scale
     on the train split, see `labels.huber_delta`."""
+    label_smoothing: float = 0.0
+    """Probability that `crossentropy` spreads over all classes; in [0, 1)."""
+    class_weights: tuple[float, ...] | None = None
+    """Classification: weight of the loss of class 0, 1, ...; each >= 0. None: all equal."""
     learning_rate: float = 1e-3
     """Peak rate of the Adam optimizer; > 0."""
-    schedule: Schedule = "warmup_cosine"
-    """`warmup_cosine`: linear from 0 to the peak, then a half cosine to 0. `constant`: the peak throughout."""
-    warmup_share: float = 0.05
-    """Share of the steps spent warming up; in [0, 0.5]. The tuning playbook advises the shortest that works, at most 0.1."""
+    schedule: Schedule = "cosine"
+    """What follows the warm-up: half a `cosine` to 0, an `exponential` to a hundredth, or a `constant` rate."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up; >= 0 and below `steps`. None: the shortest sensible, see `schedule.warmup_steps_for`."""
+    is_guarded: bool = True
+    """Whether `SpikeGuard` is put around the optimizer."""
+    checks_learning_rate: bool = True
+    """Whether a range test of some 100 steps looks, before training, if the learning rate is stable and useful."""
+    l2: float = 0.0
+    """Penalty on the squares of the default model's kernels; >= 0."""
+    dropout: float = 0.0
+    """Share of the default model's hidden units that a step leaves out; in [0, 1)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the optimizer (AdamW), per step and unit of learning rate; >= 0."""
     steps: int = 1000
     """Optimizer steps; >= 1."""
     batch_size: int | None = None
@@ -54,6 +73,10 @@ class Recipe:
     """Regression: whether the network predicts in robust standard deviations of the train label, rescaled at its output."""
     hidden_units: tuple[int, ...] = (64, 32)
     """Widths of the default model's hidden layers; each >= 1."""
+    block_steps: int = 256
+    """Steps per block of the recorded curve, the most that a killed run loses; >= 1."""
+    worst_examples: int = 5
+    """Examples with the largest loss that are recorded per step; >= 0."""
     seed: int = 0
     """Seed of the weights and of the order of the rows; >= 0."""
 
@@ -61,39 +84,41 @@ class Recipe:
         for name, choices in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in choices:
                 raise InvalidArgumentError(name, getattr(self, name), f"be one of {', '.join(choices)}")
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise InvalidArgumentError("steps", self.steps, "be an integer of at least 1")
-        if self.batch_size is not None and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+        for name, least in (("steps", 1), ("block_steps", 1), ("worst_examples", 0), ("seed", 0)):
+            if not _is_integer(getattr(self, name), least):
+                raise InvalidArgumentError(name, getattr(self, name), f"be an integer of at least {least}")
+        if self.batch_size is not None and not _is_integer(self.batch_size, 1):
             raise InvalidArgumentError("batch_size", self.batch_size, "be an integer of at least 1, or None")
-        if not self.learning_rate > 0:
-            raise InvalidArgumentError("learning_rate", self.learning_rate, "be above 0")
-        if self.huber_delta is not None and not self.huber_delta > 0:
-            raise InvalidArgumentError("huber_delta", self.huber_delta, "be above 0, or None")
-        if not 0 <= self.warmup_share <= 0.5:
-            raise InvalidArgumentError("warmup_share", self.warmup_share, "lie between 0 and 0.5")
-        if any(units < 1 for units in self.hidden_units):
+        if self.warmup_steps is not None and not (_is_integer(self.warmup_steps, 0) and self.warmup_steps < self.steps):
+            raise InvalidArgumentError(
+                "warmup_steps", self.warmup_steps, f"be an integer from 0 to {self.steps - 1}, below steps, or None"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidArgumentError("learning_rate", self.learning_rate, "be above 0 and finite")
+        if self.huber_delta is not None and not 0 < self.huber_delta < math.inf:
+            raise InvalidArgumentError("huber_delta", self.huber_delta, "be above 0 and finite, or None")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidArgumentError(name, getattr(self, name), "be at least 0 and below 1")
+        for name in ("l2", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidArgumentError(name, getattr(self, name), "be at least 0 and finite")
+        if self.label_smoothing and self.loss != "crossentropy":
+            raise InvalidArgumentError("label_smoothing", self.label_smoothing, f"be 0 for the loss {self.loss!r}")
+        if any(not _is_integer(units, 1) for units in self.hidden_units):
             raise InvalidArgumentError("hidden_units", self.hidden_units, "hold integers of at least 1")
-        if self.seed < 0:
-            raise InvalidArgumentError("seed", self.seed, "be at least 0")
-
-    def resolved(self, rows: int, huber_delta: float) -> Recipe:
-        """The recipe with nothing left open, for a train split of `rows` rows.
-
-        >>> Recipe().resolved(rows=400, huber_delta=2.0).batch_size
-        32
-        """
-        return dataclasses.replace(
-            self,
-            batch_size=self.batch_size or min(256, 2 ** max(0, int(math.log2(max(1, rows // 10))))),
-            huber_delta=self.huber_delta or (huber_delta if self.loss == "huber" else None),
-        )
+        weights = self.class_weights
+        if weights is not None and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
+            raise InvalidArgumentError("class_weights", weights, "be at least 0, finite and not all 0")
 
     def check_task(self, task: Task) -> None:
-        """Raises InvalidArgumentError where the loss does not fit the task."""
+        """Raises InvalidArgumentError where the loss or the class weights do not fit the task."""
         if task not in LOSSES_OF_TASK:
             raise InvalidArgumentError("task", task, f"be one of {', '.join(LOSSES_OF_TASK)}")
         if self.loss not in LOSSES_OF_TASK[task]:
             raise InvalidArgumentError("loss", self.loss, f"be one of {', '.join(LOSSES_OF_TASK[task])} for {task}")
+        if self.class_weights is not None and task == "regression":
+            raise InvalidArgumentError("class_weights", self.class_weights, "be None for regression")
 
     def to_json(self) -> str:
         """The recipe as a JSON object, one key per field."""
@@ -106,13 +131,13 @@ class Recipe:
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise InvalidArgumentError("recipe", unknown, "hold known fields only")
-        if "hidden_units" in fields:
-            fields["hidden_units"] = tuple(fields["hidden_units"])
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
         return cls(**fields)
 
 
 def guarded(task: Task) -> Recipe:
-    """The recipe that spikeguard stands for: robust loss, warm-up and cosine decay, batches of one size."""
+    """The recipe that spikeguard stands for: robust loss, warm-up and decay, a guard, batches of one size."""
     return Recipe(loss="huber" if task == "regression" else "crossentropy")
 
 
@@ -122,6 +147,12 @@ def naive(task: Task) -> Recipe:
         loss="squared_error" if task == "regression" else "crossentropy",
         learning_rate=0.1,
         schedule="constant",
+        warmup_steps=0,
+        is_guarded=False,
         keep_short_batch=True,
         standardize_label=False,
     )
+
+
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -7,31 +7,46 @@ into a ring variable from within the train step, so it needs no second pass, see
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import pathlib
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.training_curve import CURVE_FOLDER, STEP_SCHEMA, VALIDATION_SCHEMA, write_block
+from spikeguard.components.guarded_trainer.guard import SpikeGuard
+from spikeguard.components.guarded_trainer.recording import Ring, StepRecording
+from spikeguard.components.guarded_trainer.scalars import ScalarWriter
+from spikeguard.components.training_curve import (
+    CURVE_FOLDER,
+    STEP_SCHEMA,
+    VALIDATION_SCHEMA,
+    cut_curve,
+    write_block,
+)
 
 logger = logging.getLogger(__name__)
 
-# What the ring holds per step, in this order.
-_RECORDED = ("loss", "batch_size", "learning_rate", "gradient_norm")
+_SHOWN = ("total_loss", "learning_rate", "gradient_norm", "update_ratio", "guard_factor", "guard_action")
+_TRAIN, _VALIDATION = "train", "validation"
 
 
 class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that keeps the true training curve of any compiled Keras model.
 
-    It works with functional, sequential and subclassed models, with or without `jit_compile`, for any
-    `steps_per_execution` and across several calls of `fit` on the same recorder. Read the curve back with
-    `spikeguard.read_curve(log_dir)`; TensorBoard shows the scalars of the same folder.
+    It works with functional, sequential and subclassed models and any optimizer, with or without `jit_compile`, for any
+    `steps_per_execution`, with sample and class weights, and across several calls of `fit` on the same recorder. Read
+    the curve back with `spikeguard.read_curve(log_dir)`; TensorBoard shows the scalars of the same folder.
+
+    Where inputs are a dict that holds `id_key`, those ids name the worst examples of each step; the model does not see
+    them in training, and validation data must not hold them. A `SpikeGuard` optimizer is recorded with its factor and actions, and told of the model's non-trainable
+    variables.
 
     Example:
       ```python
@@ -40,105 +55,99 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
       ```
     """
 
-    def __init__(self, log_dir: str | os.PathLike[str], block_steps: int = 256, has_tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        block_steps: int = 256,
+        has_tensorboard: bool = True,
+        worst_examples: int = 5,
+        id_key: str = "example_id",
+        resumes: bool = False,
+    ) -> None:
         """Prepares the recorder.
 
         Args:
-          log_dir: folder of the run; made where missing. It must not hold a curve already.
+          log_dir: folder of the run; made where missing. It must not hold a curve already, unless `resumes`.
           block_steps: steps per block on disk, the most that a killed run loses; >= 1.
           has_tensorboard: whether TensorBoard scalars are written as well.
+          worst_examples: examples with the largest loss to keep of each step; >= 0.
+          id_key: key under which dict inputs carry an integer id per example.
+          resumes: whether to continue the curve in `log_dir`, from the step that the restored optimizer has reached.
+            Later steps in the folder are dropped: they are run again.
 
         Raises:
-          InvalidArgumentError: `log_dir` cannot be written or holds a curve, or `block_steps` < 1.
+          InvalidArgumentError: `log_dir` cannot be written or holds a curve, or a number is out of range.
+          InvalidDataError: the curve to continue cannot be read.
         """
         super().__init__()
         if block_steps < 1:
             raise InvalidArgumentError("block_steps", block_steps, "be at least 1")
+        if worst_examples < 0:
+            raise InvalidArgumentError("worst_examples", worst_examples, "be at least 0")
         self._log_dir = pathlib.Path(log_dir)
         self._folder = self._log_dir / CURVE_FOLDER
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if any(self._folder.glob("*.parquet")):
-                raise InvalidArgumentError(
-                    "log_dir", str(log_dir), "not hold a curve already", "Give each run its own folder."
-                )
-            (self._folder / ".writable").touch()
-            (self._folder / ".writable").unlink()
-        except OSError as error:
-            raise InvalidArgumentError(
-                "log_dir", str(log_dir), f"be a folder that can be written ({error.strerror})"
-            ) from error
-        self._block_steps = block_steps
-        self._has_tensorboard = has_tensorboard
-        self._writers: dict[str, Any] = {}
+        _check_folder(self._folder, resumes)
+        self._block_steps, self._worst, self._id_key = block_steps, worst_examples, id_key
+        self._scalars = ScalarWriter(self._log_dir) if has_tensorboard else None
+        self._is_resumed = resumes and any(self._folder.glob("steps-*.parquet"))
         self._pending = 0  # Upper bound of the steps that are in the ring and not on disk.
         self._flushed = 0  # Steps on disk.
-        self._epochs: list[tuple[int, int]] = []  # (steps recorded when the epoch began, epoch)
+        self._epochs: list[tuple[int, int, int]] = []  # (steps recorded when the epoch began, epoch, position there)
         self._validations: list[tuple[int, int, float]] = []  # (step, epoch, loss), not on disk
-        self._step: Any = None  # The two variables are made for the first model, with a ring that fits its executions.
-        self._ring: Any = None
+        self._capacity = 0
+        self._ring: Ring | None = None
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="recorded_steps")
+        self._recording: StepRecording | None = None
+        # The train function with the recording in it, and what Keras shall find in its place until the next fit.
+        self._recorded_function: Any = None
+        self._placeholder: Any = None
+        # An exception out of `fit` reaches no callback.
+        atexit.register(_flush_if_alive, weakref.ref(self))
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        if self._ring is None:
-            # One execution may run past the block's end before the host gets to look.
-            capacity = self._block_steps + 2 * max(1, int(model.steps_per_execution))
-            self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="recorded_steps")
-            self._ring = tf.Variable(tf.zeros([capacity, len(_RECORDED)]), trainable=False, name="recorded_ring")
-        self._instrument(model)
+        earlier = getattr(model.train_step, "__self__", None)
+        if isinstance(earlier, StepRecording):  # Of a fit that an exception ended.
+            earlier.remove()
+            model.train_function = None
+            self.flush()
+        self._capacity = self._block_steps + 2 * max(1, int(model.steps_per_execution))
+        if isinstance(model.optimizer, SpikeGuard):
+            model.optimizer.protect(model.non_trainable_variables)
+        # Keras would go on with a train step that it traced before; our own, if nothing was compiled since, still fits.
+        if self._recording is not None and model.train_function is self._placeholder:
+            model.train_function = self._recorded_function
+        else:
+            model.train_function = None
+            self._recording = StepRecording(model, self._step, self._ring_of, self._worst, self._id_key)
+        self._recording.install()
 
-    def _instrument(self, model: keras.Model) -> None:
-        """Puts the recording into this model's train step, until training ends."""
-        seen: dict[str, tf.Tensor] = {}
-        train_step, compute_loss, optimizer = model.train_step, model.compute_loss, model.optimizer
-        apply_gradients = optimizer.apply_gradients
-        step_variable, ring = self._step, self._ring
-
-        def recorded_compute_loss(*args: Any, **kwargs: Any) -> Any:
-            loss = compute_loss(*args, **kwargs)
-            seen["loss"] = tf.cast(loss, tf.float32)
-            return loss
-
-        def recorded_apply_gradients(grads_and_vars: Any) -> Any:
-            pairs = list(grads_and_vars)
-            seen["learning_rate"] = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), tf.float32)
-            gradients = [tf.cast(gradient, tf.float32) for gradient, _ in pairs if gradient is not None]
-            seen["gradient_norm"] = tf.linalg.global_norm(gradients)
-            return apply_gradients(pairs)
-
-        def recorded_train_step(data: Any) -> Any:
-            seen.clear()
-            result = train_step(data)
-            inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-            seen["batch_size"] = tf.cast(tf.shape(keras.tree.flatten(inputs)[0])[0], tf.float32)
-            # A custom train step may bypass compute_loss or the optimizer: what it did not show is recorded as unknown.
-            row = tf.stack([seen.get(name, tf.constant(float("nan"))) for name in _RECORDED])
-            position = step_variable % ring.shape[0]
-            ring.scatter_nd_update([[position]], [row])
-            step_variable.assign_add(1)
-            return result
-
-        model.train_step = recorded_train_step
-        model.compute_loss = recorded_compute_loss
-        optimizer.apply_gradients = recorded_apply_gradients
-        model.train_function = None  # Keras would go on with a train step that it traced before.
-
-    def _restore(self) -> None:
-        for owner, name in (
-            (self.model, "train_step"),
-            (self.model, "compute_loss"),
-            (self.model.optimizer, "apply_gradients"),
-        ):
-            owner.__dict__.pop(name, None)
-        self.model.train_function = None
+    def _ring_of(self, worst: int, classes: int) -> Ring:
+        """The ring of this width: of another width, or too short, it is replaced. Nothing is pending when a trace begins."""
+        ring = self._ring
+        if ring is None or (ring.worst, ring.classes) != (worst, classes) or ring.floats.shape[0] < self._capacity:
+            ring = self._ring = Ring.of_width(self._capacity, worst, classes)
+        return ring
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._epochs.append((self._recorded(), epoch))
+        position = self._resume(epoch) if self._is_resumed else 0
+        self._epochs.append((self._recorded(), epoch, position))
+
+    def _resume(self, epoch: int) -> int:
+        """Goes on where the training is: by the first epoch, whoever restores it has done so. Returns the position there."""
+        self._is_resumed = False
+        optimizer = self.model.optimizer
+        self._flushed = int(optimizer.steps if isinstance(optimizer, SpikeGuard) else optimizer.iterations)
+        self._step.assign(self._flushed)
+        curve = cut_curve(self._folder, self._flushed)
+        if not (self._log_dir / _TRAIN).exists():
+            self._write_scalars(curve.step, {name: getattr(curve, name) for name in ("loss", *_SHOWN)})
+        return int(curve.position[-1]) + 1 if len(curve) and curve.epoch[-1] == epoch else 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._pending += max(1, int(self.model.steps_per_execution))
         if self._pending >= self._block_steps:
-            self._flush()
+            self.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("val_loss")
@@ -146,47 +155,79 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._validations.append((self._recorded(), epoch, float(loss)))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._flush()
-        self._restore()
-        for writer in self._writers.values():
-            writer.flush()
+        self.flush()
+        if self._recording is not None:
+            self._recording.remove()
+        self._recorded_function = self.model.train_function
+        self.model.train_function = self._placeholder = _Retrace(self.model)
+        if self._scalars is not None:
+            self._scalars.flush()
 
     def _recorded(self) -> int:
         """Steps in the ring or on disk."""
         return int(self._step.numpy())
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Brings to disk what was recorded so far; `fit` does so by itself, unless an exception ends it."""
         self._pending = 0
         recorded = self._recorded()
-        if recorded > self._flushed:
-            self._flush_steps(np.arange(self._flushed, recorded), self._ring.numpy())
+        if recorded > self._flushed and self._ring is not None:
+            self._flush_steps(self._ring, np.arange(self._flushed, recorded))
             self._flushed = recorded
         if self._validations:
             step, epoch, loss = (np.array(column) for column in zip(*self._validations, strict=True))
             write_block(self._folder, {"step": step, "epoch": epoch, "loss": loss}, VALIDATION_SCHEMA)
-            self._write_scalars("validation", step, {"epoch_loss": loss})
+            if self._scalars is not None:
+                self._scalars.write(_VALIDATION, step, {"epoch_loss": loss})
             self._validations.clear()
 
-    def _flush_steps(self, steps: npt.NDArray[np.int64], ring: npt.NDArray[np.float32]) -> None:
-        columns = dict(zip(_RECORDED, ring[steps % len(ring)].T, strict=True))
-        starts, epochs = (np.array(column) for column in zip(*self._epochs, strict=True))
-        epoch = epochs[np.searchsorted(starts, steps, side="right") - 1]
-        write_block(self._folder, {"step": steps + 1, "epoch": epoch, **columns}, STEP_SCHEMA)
+    def _flush_steps(self, ring: Ring, steps: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        columns = ring.columns(steps)
+        starts, epochs, offsets = (np.array(column) for column in zip(*self._epochs, strict=True))
+        part = np.searchsorted(starts, steps, side="right") - 1
+        columns |= {"step": steps + 1, "epoch": epochs[part], "position": steps - starts[part] + offsets[part]}
+        write_block(self._folder, columns, STEP_SCHEMA)
         self._epochs = self._epochs[-1:]
-        scalars = {
-            "batch_loss": columns["loss"],
-            **{name: columns[name] for name in ("learning_rate", "gradient_norm")},
-        }
-        self._write_scalars("train", steps + 1, scalars)
+        self._write_scalars(steps + 1, columns)
         step, loss = int(steps[-1]) + 1, float(columns["loss"][-1])
         logger.info("step %d loss %.4g", step, loss, extra={"spikeguard_step": step, "spikeguard_loss": loss})
 
-    def _write_scalars(self, run: str, steps: npt.NDArray[Any], scalars: dict[str, npt.NDArray[Any]]) -> None:
-        if not self._has_tensorboard:
-            return
-        if run not in self._writers:
-            self._writers[run] = tf.summary.create_file_writer(str(self._log_dir / run))
-        with self._writers[run].as_default():
-            for name, values in scalars.items():
-                for step, value in zip(steps, values, strict=True):
-                    tf.summary.scalar(name, value, step=int(step))
+    def _write_scalars(self, steps: Any, columns: Mapping[str, Any]) -> None:
+        if self._scalars is not None:
+            shown = {"batch_loss": columns["loss"], **{name: columns[name] for name in _SHOWN}}
+            self._scalars.write(_TRAIN, steps, shown)
+
+
+class _Retrace:
+    """Stands for a train function that Keras traces when it needs it: one without a recording in it."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+
+    def __call__(self, iterator: Any) -> Any:
+        self._model.make_train_function(force=True)
+        return self._model.train_function(iterator)
+
+
+def _check_folder(folder: pathlib.Path, resumes: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resumes and any(folder.glob("*.parquet")):
+            raise InvalidArgumentError(
+                "log_dir",
+                str(folder.parent),
+                "not hold a curve already",
+                "Give each run its own folder, or resumes=True to continue it.",
+            )
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise InvalidArgumentError(
+            "log_dir", str(folder.parent), f"be a folder that can be written ({error.strerror})"
+        ) from error
+
+
+def _flush_if_alive(reference: weakref.ref[CurveRecorder]) -> None:
+    recorder = reference()
+    if recorder is not None:
+        recorder.flush()

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
+
 SERVING_SIGNATURE = "serving_default"
 TRANSFORM_SIGNATURE = "transform_features"
 
@@ -26,7 +28,8 @@ def export(model: keras.Model, transform_output: tft.TFTransformOutput, label: s
     @tf.function(input_signature=[examples])  # type: ignore[untyped-decorator]
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = dict(module.transform(tf.io.parse_example(examples, unlabelled_spec)))
-        features.pop(label, None)
+        for name in (label, EXAMPLE_ID):
+            features.pop(name, None)
         return {"predictions": model(features, training=False)}
 
     @tf.function(input_signature=[examples])  # type: ignore[untyped-decorator]

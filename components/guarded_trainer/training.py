@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import importlib
 import json
 import logging
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 import tensorflow_transform as tft
 
-from spikeguard.components.errors import InvalidDataError
+from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
+from spikeguard.components.guarded_trainer.batches import (
+    EXAMPLE_ID,
+    BatchPlan,
+    Spec,
+    plan_batches,
+    read_labels,
+    training_batches,
+    validation_batches,
+)
+from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.labels import LabelStatistics, huber_delta, label_statistics
-from spikeguard.components.guarded_trainer.model import build_model, read_features
-from spikeguard.components.guarded_trainer.recipe import Recipe, Task
+from spikeguard.components.guarded_trainer.losses import GeneralizedCrossEntropy, Huber, SmoothedCrossEntropy
+from spikeguard.components.guarded_trainer.model import Feature, build_model, read_features
+from spikeguard.components.guarded_trainer.range_test import learning_rate_range
+from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE, Recipe, Task
 from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+from spikeguard.components.guarded_trainer.resume import StateKeeper, TrainingState
+from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
 from spikeguard.components.guarded_trainer.serving import export
-from spikeguard.components.training_curve import Floats
 
 logger = logging.getLogger(__name__)
 
-RECIPE_FILE = "recipe.json"
-# Rows per step when no gradient is taken: large, since only throughput counts.
-_SCAN_BATCH = 4096
 # Validation passes per run.
 _MOST_VALIDATIONS = 50
-# Rows held for shuffling: with fewer train rows than this, every order is equally likely.
-_SHUFFLE_ROWS = 100_000
+
+ModelFn = Callable[[tuple[Feature, ...], LabelStatistics, Task, Recipe], keras.Model]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +64,12 @@ class TrainingJob:
     """Where the SavedModel goes."""
     run_dir: str
     """Where the curve, the TensorBoard scalars and `recipe.json` go."""
+    model_fn: str | None = None
+    """Dotted name of a function (features, label, task, recipe) -> uncompiled model; None: `model.build_model`."""
+    state_dir: str | None = None
+    """Where a training under way is kept, so that a killed one goes on; None: it begins anew."""
+    state_seconds: float = 30.0
+    """Least time between two states kept."""
 
 
 def files_of(split_folder: str) -> tuple[str, ...]:
@@ -65,42 +80,133 @@ def files_of(split_folder: str) -> tuple[str, ...]:
 def train(job: TrainingJob) -> LabelStatistics:
     """Trains, records and exports.
 
+    A training that was killed goes on from its state, and ends as it would have without the kill.
+
     Returns:
       What was learned of the label from the train split.
 
     Raises:
+      InvalidArgumentError: the recipe does not fit the data, or `model_fn` cannot be used; before the first step.
       InvalidDataError: a split without rows, or a label or feature that cannot be used; before the first step.
     """
     job.recipe.check_task(job.task)
+    model_fn = load_model_fn(job.model_fn) if job.model_fn else build_model
     transform_output = tft.TFTransformOutput(job.transform_graph)
     features = read_features(transform_output, job.label)
     spec = transform_output.transformed_feature_spec()
-    label = label_statistics(_read_labels(job.train_files, spec, job.label), job.label, job.train_split, job.task)
-    if not len(_read_labels(job.eval_files, spec, job.label, rows=1)):
+    label = label_statistics(read_labels(job.train_files, spec, job.label), job.label, job.train_split, job.task)
+    if not len(read_labels(job.eval_files, spec, job.label, rows=1)):
         raise InvalidDataError(
             f"split {job.eval_split!r}", "has no rows", "Give more data, or a split that reaches it."
         )
+    plan = plan_batches(label.rows, job.recipe.batch_size, job.recipe.keep_short_batch)
+    recipe = resolve(job.recipe, plan, label)
 
-    recipe = job.recipe.resolved(label.rows, huber_delta(label))
-    assert recipe.batch_size is not None  # Resolved.
-    steps_per_epoch = _steps_per_epoch(label.rows, recipe.batch_size, recipe.keep_short_batch)
-    epochs = math.ceil(recipe.steps / steps_per_epoch)
-    _write_recipe(job, recipe, label, steps_per_epoch)
-    model = build_model(features, label, job.task, recipe)
-    model.compile(optimizer=keras.optimizers.Adam(_schedule(recipe)), loss=_loss(recipe, label))
-    logger.info("Training %d steps on %d rows", recipe.steps, label.rows, extra={"spikeguard_steps": recipe.steps})
-    model.fit(
-        _training_batches(job.train_files, spec, job.label, recipe, label.rows),
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=_validation_batches(job.eval_files, spec, job.label, label.classes),
-        # Epochs of a small split last a fraction of a second: validating after each would take longer than training.
-        validation_freq=math.ceil(epochs / _MOST_VALIDATIONS),
-        callbacks=[CurveRecorder(job.run_dir), _StopAfter(recipe.steps)],
-        verbose=0,
-    )
+    keras.utils.set_random_seed(recipe.seed)
+    model = model_fn(features, label, job.task, recipe)
+    if not isinstance(model, keras.Model):
+        raise InvalidArgumentError("model_fn", job.model_fn, f"return a keras.Model, not {type(model).__name__}")
+    model.compile(optimizer=_optimizer(recipe), loss=_loss(recipe, label))
+    warnings = _check_learning_rate(model, job, spec, plan, recipe)
+    _write_recipe(job, recipe, label, plan, warnings)
+    _fit(model, job, spec, plan, recipe, label)
     export(model, transform_output, job.label, job.model_dir)
     return label
+
+
+def resolve(recipe: Recipe, plan: BatchPlan, label: LabelStatistics) -> Recipe:
+    """The recipe with nothing left open, for one train split.
+
+    Raises:
+      InvalidArgumentError: there are not as many class weights as classes.
+    """
+    weights = recipe.class_weights
+    if weights is not None and len(weights) != label.classes:
+        raise InvalidArgumentError("class_weights", weights, f"hold one weight for each of {label.classes} classes")
+    is_open = recipe.loss == "huber" and recipe.huber_delta is None
+    return dataclasses.replace(
+        recipe,
+        batch_size=plan.batch_size,
+        huber_delta=huber_delta(label) if is_open else recipe.huber_delta,
+        warmup_steps=warmup_steps_for(recipe.steps) if recipe.warmup_steps is None else recipe.warmup_steps,
+    )
+
+
+def load_model_fn(name: str) -> ModelFn:
+    """Imports a function by its dotted name.
+
+    Raises:
+      InvalidArgumentError: there is no such module or function.
+
+    >>> load_model_fn("build_model")
+    Traceback (most recent call last):
+        ...
+    spikeguard.components.errors.InvalidArgumentError: model_fn must be the dotted name of a function; got 'build_model'.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), attribute, None) if module else None
+    except ModuleNotFoundError as error:
+        raise InvalidArgumentError(
+            "model_fn", name, f"be importable ({error})", "Install the module or put it on PYTHONPATH."
+        ) from error
+    if not callable(function):
+        raise InvalidArgumentError("model_fn", name, "be the dotted name of a function")
+    named: ModelFn = function
+    return named
+
+
+def _check_learning_rate(
+    model: keras.Model, job: TrainingJob, spec: Spec, plan: BatchPlan, recipe: Recipe
+) -> tuple[str, ...]:
+    """What the range test says against the recipe's rate."""
+    if not recipe.checks_learning_rate:
+        return ()
+    nameless = {name: feature for name, feature in spec.items() if name != EXAMPLE_ID}
+    batches = training_batches(job.train_files, nameless, job.label, plan, recipe.seed)
+    found = learning_rate_range(model, batches, seed=recipe.seed)
+    warnings = found.warnings(recipe.learning_rate, recipe.steps)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return warnings
+
+
+def _fit(
+    model: keras.Model, job: TrainingJob, spec: Spec, plan: BatchPlan, recipe: Recipe, label: LabelStatistics
+) -> None:
+    """Runs the recipe's steps that are not done yet."""
+    state = TrainingState(job.state_dir, model, job.run_dir) if job.state_dir else None
+    done = state.restore() if state else 0
+    recorder = CurveRecorder(
+        job.run_dir, block_steps=recipe.block_steps, worst_examples=recipe.worst_examples, resumes=done > 0
+    )
+    callbacks = [recorder, _StopAfter(recipe.steps - done)]
+    if state is not None:
+        callbacks.append(StateKeeper(state, recorder, job.state_seconds, recipe.block_steps))
+    logger.info("Training %d steps on %d rows", recipe.steps, plan.rows, extra={"spikeguard_steps": recipe.steps})
+    if done:
+        logger.info("Going on after step %d", done)
+    epochs = math.ceil(recipe.steps / plan.steps_per_epoch)
+    weights = None if recipe.class_weights is None else dict(enumerate(recipe.class_weights))
+    while done < recipe.steps:
+        # Keras knows no epoch that begins in its middle: what is left of one is a fit of its own.
+        epoch, used = divmod(done, plan.steps_per_epoch)
+        last_epoch = epoch + 1 if used else epochs
+        model.fit(
+            training_batches(job.train_files, spec, job.label, plan, recipe.seed, first_step=done),
+            initial_epoch=epoch,
+            epochs=last_epoch,
+            steps_per_epoch=plan.steps_per_epoch - used,
+            class_weight=weights,
+            validation_data=validation_batches(job.eval_files, spec, job.label, label.classes),
+            # Epochs of a small split last a fraction of a second: validating after each would take longer than training.
+            validation_freq=math.ceil(epochs / _MOST_VALIDATIONS),
+            callbacks=callbacks,
+            verbose=0,
+        )
+        done = last_epoch * plan.steps_per_epoch
+    if state is not None:
+        state.discard()
 
 
 class _StopAfter(keras.callbacks.Callback):  # type: ignore[misc]
@@ -116,82 +222,42 @@ class _StopAfter(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
 
-def _steps_per_epoch(rows: int, batch_size: int, keep_short_batch: bool) -> int:
-    whole = rows // batch_size
-    return whole if whole and not keep_short_batch else math.ceil(rows / batch_size)
-
-
-def _schedule(recipe: Recipe) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
-    warmup_steps = round(recipe.warmup_share * recipe.steps)
-    if not warmup_steps:
-        return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, recipe.steps - warmup_steps, warmup_target=recipe.learning_rate, warmup_steps=warmup_steps
+def _optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    assert recipe.warmup_steps is not None  # Resolved.
+    rate = GuardedSchedule(recipe.learning_rate, recipe.steps, recipe.warmup_steps, recipe.schedule)
+    adam = (
+        keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+        if recipe.weight_decay
+        else keras.optimizers.Adam(rate)
     )
+    return SpikeGuard(adam) if recipe.is_guarded else adam
 
 
 def _loss(recipe: Recipe, label: LabelStatistics) -> keras.losses.Loss:
     if recipe.loss == "huber":
-        return keras.losses.Huber(delta=recipe.huber_delta)
+        return Huber(recipe.huber_delta or "auto")
     if recipe.loss == "squared_error":
         return keras.losses.MeanSquaredError()
-    if label.classes <= 2:
-        return keras.losses.BinaryCrossentropy()
-    return keras.losses.SparseCategoricalCrossentropy()
+    if recipe.loss == "generalized_crossentropy":
+        return GeneralizedCrossEntropy()
+    if recipe.label_smoothing:
+        return SmoothedCrossEntropy(recipe.label_smoothing)
+    return keras.losses.BinaryCrossentropy() if label.classes <= 2 else keras.losses.SparseCategoricalCrossentropy()
 
 
-def _training_batches(
-    files: Sequence[str], spec: dict[str, Any], label: str, recipe: Recipe, rows: int
-) -> tf.data.Dataset:
-    """Endless shuffled batches; serialized rows are shuffled, which is cheaper than parsed ones."""
-    assert recipe.batch_size is not None  # Resolved.
-    has_whole_batch = rows >= recipe.batch_size
-    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
-    return (
-        (records.cache() if rows <= _SHUFFLE_ROWS else records)
-        .shuffle(min(rows, _SHUFFLE_ROWS), seed=recipe.seed, reshuffle_each_iteration=True)
-        .batch(recipe.batch_size, drop_remainder=has_whole_batch and not recipe.keep_short_batch)
-        .map(_parser(spec, label), num_parallel_calls=tf.data.AUTOTUNE)
-        .repeat()
-        .prefetch(tf.data.AUTOTUNE)
-    )
-
-
-def _validation_batches(files: Sequence[str], spec: dict[str, Any], label: str, classes: int) -> tf.data.Dataset:
-    dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_SCAN_BATCH).map(_parser(spec, label))
-    if classes:
-        # For a class that only the eval split has, the model has no output and so no loss.
-        dataset = dataset.unbatch().filter(lambda _, y: tf.reduce_all((y >= 0) & (y < classes))).batch(_SCAN_BATCH)
-    return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _parser(spec: dict[str, Any], label: str) -> Any:
-    def parse(serialized: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        features = tf.io.parse_example(serialized, spec)
-        return features, features.pop(label)
-
-    return parse
-
-
-def _read_labels(files: Sequence[str], spec: dict[str, Any], label: str, rows: int = -1) -> Floats:
-    """The labels of the first `rows` rows (all for -1), as floats. Shape (n,)."""
-    parse = {label: spec[label]}
-    dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").take(rows).batch(_SCAN_BATCH)
-    parts = [tf.io.parse_example(serialized, parse)[label].numpy().ravel() for serialized in dataset]
-    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
-
-
-def _write_recipe(job: TrainingJob, recipe: Recipe, label: LabelStatistics, steps_per_epoch: int) -> None:
+def _write_recipe(
+    job: TrainingJob, recipe: Recipe, label: LabelStatistics, plan: BatchPlan, warnings: tuple[str, ...]
+) -> None:
     folder = pathlib.Path(job.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "format": "spikeguard.recipe/1",
+        "format": "spikeguard.recipe/2",
         "task": job.task,
         "label": job.label,
+        "model_fn": job.model_fn,
         "recipe": json.loads(recipe.to_json()),
         "label_statistics": dataclasses.asdict(label),
-        "steps_per_epoch": steps_per_epoch,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "warnings": list(warnings),
     }
     (folder / RECIPE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

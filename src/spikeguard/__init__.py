@@ -23,8 +23,13 @@ if TYPE_CHECKING:
         SpikeguardError,
     )
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
+    from spikeguard.components.guarded_trainer.guard import SpikeGuard
+    from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
+    from spikeguard.components.guarded_trainer.losses import GeneralizedCrossEntropy, Huber, SmoothedCrossEntropy
+    from spikeguard.components.guarded_trainer.range_test import LearningRateRange, learning_rate_range
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+    from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -33,33 +38,53 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
+    "GeneralizedCrossEntropy": "components.guarded_trainer.losses",
+    "GuardAction": "components.guarded_trainer.guard_state",
+    "GuardEvent": "components.guarded_trainer.guard_state",
+    "GuardedSchedule": "components.guarded_trainer.schedule",
     "GuardedTrainer": "components.guarded_trainer.component",
+    "Huber": "components.guarded_trainer.losses",
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
+    "LearningRateRange": "components.guarded_trainer.range_test",
     "Recipe": "components.guarded_trainer.recipe",
+    "SmoothedCrossEntropy": "components.guarded_trainer.losses",
     "SpikeEvaluation": "components.artifacts",
     "SpikeEvaluator": "components.spike_evaluator.component",
+    "SpikeGuard": "components.guarded_trainer.guard",
     "SpikePolicy": "components.spike_evaluator.policy",
     "SpikeguardError": "components.errors",
     "TrainingCurve": "components.training_curve",
     "detect_spikes": "components.spike_evaluator.detection",
+    "learning_rate_range": "components.guarded_trainer.range_test",
     "read_curve": "components.training_curve",
+    "warmup_steps_for": "components.guarded_trainer.schedule",
 }
 
 __all__ = [
     "CurveRecorder",
     "DetectionConfig",
+    "GeneralizedCrossEntropy",
+    "GuardAction",
+    "GuardEvent",
+    "GuardedSchedule",
     "GuardedTrainer",
+    "Huber",
     "InvalidArgumentError",
     "InvalidDataError",
+    "LearningRateRange",
     "Recipe",
+    "SmoothedCrossEntropy",
     "SpikeEvaluation",
     "SpikeEvaluator",
+    "SpikeGuard",
     "SpikePolicy",
     "SpikeguardError",
     "TrainingCurve",
     "detect_spikes",
+    "learning_rate_range",
     "read_curve",
+    "warmup_steps_for",
 ]
 
 

@@ -21,6 +21,7 @@ def run_fn(fn_args: Any) -> None:
     import tensorflow_transform as tft
     from tfx_bsl.public import tfxio
 
+    from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
     from spikeguard.components.guarded_trainer.labels import LabelStatistics
     from spikeguard.components.guarded_trainer.model import build_model, read_features
     from spikeguard.components.guarded_trainer.recipe import Recipe
@@ -31,7 +32,8 @@ def run_fn(fn_args: Any) -> None:
 
     def batches(files: list[str], epochs: int | None) -> Any:
         options = tfxio.TensorFlowDatasetOptions(batch_size=BATCH, label_key=LABEL, num_epochs=epochs)
-        return fn_args.data_accessor.tf_dataset_factory(files, options, schema)
+        dataset = fn_args.data_accessor.tf_dataset_factory(files, options, schema)
+        return dataset.map(lambda x, y: ({name: x[name] for name in x if name != EXAMPLE_ID}, y))
 
     label = LabelStatistics("train", 1, location=0.0, scale=20.0, classes=0)
     model = build_model(read_features(transform_output, LABEL), label, "regression", Recipe())

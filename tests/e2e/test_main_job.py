@@ -94,7 +94,7 @@ def test_curve_holds_every_step_and_every_epoch(main_job: Run) -> None:
     assert set(curve.batch_size) == {256}
     assert np.isfinite(curve.loss).all()
     assert len(curve.validation_loss) == curve.epoch[-1] + 1
-    assert curve.learning_rate[0] == 0.0
+    assert curve.learning_rate[0] == pytest.approx(1e-3 / 51)
     assert curve.learning_rate.max() == pytest.approx(1e-3, rel=0.03)
     assert int(np.argmax(curve.learning_rate)) == pytest.approx(50, abs=1)
     assert curve.learning_rate[-1] < 1e-5

@@ -124,3 +124,20 @@ def test_classes_are_numbered_from_zero(tmp_path: pathlib.Path, dtype: tf.DType,
         assert columns["y"].ravel().tolist() == [*ids, -1]
     else:
         assert columns["y"].ravel().tolist()[:4] == ids
+
+
+def test_rows_are_named_by_their_features_alone(tmp_path: pathlib.Path) -> None:
+    output = _transform(tmp_path, SPEC, TRAIN)
+    relabelled = [{**row, "y": [0.0]} for row in TRAIN]
+    ids = _apply(output, SPEC, TRAIN)["example_id"]
+    assert (ids.shape, ids.dtype, len(set(ids.tolist()))) == ((4,), np.int64, 4)
+    np.testing.assert_array_equal(_apply(output, SPEC, relabelled)["example_id"], ids)
+    np.testing.assert_array_equal(_apply(output, SPEC, TRAIN[::-1])["example_id"], ids[::-1])
+
+
+def test_ids_of_the_data_are_kept_and_no_feature(tmp_path: pathlib.Path) -> None:
+    spec = {**SPEC, "example_id": tf.io.FixedLenFeature([], tf.int64)}
+    rows = [{**row, "example_id": 2**40 + number} for number, row in enumerate(TRAIN)]
+    output = _apply(_transform(tmp_path, spec, rows), spec, rows)
+    assert output["example_id"].tolist() == [2**40 + number for number in range(4)]
+    assert "example_id_missing" not in output

@@ -1,0 +1,90 @@
+"""What the guard keeps between steps, and what it tells of its actions."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+# A rise of the level below this share of it is none, however quiet the losses were.
+_LEAST_RISE = 0.1
+
+
+class GuardAction(enum.IntFlag):
+    """What the guard did at a step, and why; 0 for a step that it left alone."""
+
+    SKIP = 1
+    """No update: weights, moments and the schedule's position stay as they were."""
+    CLIP = 2
+    """The gradients were scaled down to the norm's limit."""
+    BACK_OFF = 4
+    """The factor on the learning rate was halved."""
+    ROLLBACK = 8
+    """Weights and moments returned to the last good state."""
+    NON_FINITE_LOSS = 16
+    NON_FINITE_GRADIENT = 32
+    HIGH_GRADIENT_NORM = 64
+    HIGH_LOSS = 128
+    GAVE_UP = 256
+    """A rollback was due but all attempts were spent."""
+    LARGE_UPDATE = 512
+    """A layer would have changed by more than the bound."""
+
+
+class GuardEvent(NamedTuple):
+    """One intervention."""
+
+    step: int
+    """Number of the step, from 1, skipped ones included."""
+    action: GuardAction
+    gradient_norm: float
+    """Global norm before clipping."""
+    loss: float
+    """The norm again where the guard was not shown the loss."""
+    factor: float
+    """Factor on the learning rate after the action."""
+
+
+class Counts(NamedTuple):
+    """The guard's integers, kept in one variable: each variable more is an operation per step."""
+
+    steps: Any
+    """Steps seen."""
+    healthy: Any
+    """Steps in the history."""
+    calm: Any
+    """Healthy steps in a row."""
+    raised: Any
+    """Steps in a row with a raised or non-finite loss."""
+    unhealthy: Any
+    """Unhealthy steps in a row."""
+    credit: Any
+    """Interventions beyond the healthy steps between them."""
+    age: Any
+    """Steps since a state was kept."""
+    kept: Any
+    """States kept."""
+    cured: Any
+    """Healthy steps since the last rollback."""
+    moved: Any
+    """Updates since the last rollback."""
+    rollbacks: Any
+    back_offs: Any
+    actions: Any
+    """Interventions."""
+
+
+class Level(NamedTuple):
+    """Of the loss, in one variable."""
+
+    best: Any
+    """Lowest median that the history has had."""
+    spread: Any
+    """From the median to the 90th percentile at that time."""
+    median: Any
+    """Of the history, when it was last refreshed."""
+
+    def has_risen(self, share: float) -> tf.Tensor:
+        """Whether the median lies above the best by more than this share of what noise explains."""
+        return self.median > self.best + share * tf.maximum(self.spread, _LEAST_RISE * tf.abs(self.best))
