@@ -86,12 +86,17 @@ def training_batches(
 def validation_batches(files: Sequence[str], spec: Spec, label: str, classes: int) -> tf.data.Dataset:
     """Large batches (features, label) in the order of the files, without the rows of classes that `classes` excludes."""
     # Only the recorder knows what to do with an id, and it does not see validation.
-    nameless = {name: feature for name, feature in spec.items() if name != EXAMPLE_ID}
+    nameless = without_ids(spec)
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_SCAN_BATCH).map(_parser(nameless, label))
     if classes:
         # For a class that only the eval split has, the model has no output and so no loss.
         dataset = dataset.unbatch().filter(lambda _, y: tf.reduce_all((y >= 0) & (y < classes))).batch(_SCAN_BATCH)
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def without_ids(spec: Spec) -> Spec:
+    """The spec for those who have no use for the examples' ids."""
+    return {name: feature for name, feature in spec.items() if name != EXAMPLE_ID}
 
 
 def read_labels(files: Sequence[str], spec: Spec, label: str, rows: int = -1) -> Floats:

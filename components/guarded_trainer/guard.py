@@ -490,6 +490,11 @@ class SpikeGuard(keras.optimizers.Optimizer):  # type: ignore[misc]
         return cls(**{**config, "inner_optimizer": inner})
 
 
+def steps_done(optimizer: keras.optimizers.Optimizer) -> int:
+    """Steps that an optimizer has made, those that a guard skipped included."""
+    return optimizer.steps if isinstance(optimizer, SpikeGuard) else int(optimizer.iterations.numpy())
+
+
 def _initial_norm(shape: tf.TensorShape) -> float:
     """Expected norm of a kernel that Glorot's rule has just initialized, convolutions taken for dense layers over a patch.
 

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.guarded_trainer.guard import SpikeGuard
+from spikeguard.components.guarded_trainer.guard import SpikeGuard, steps_done
 from spikeguard.components.guarded_trainer.recording import Ring, StepRecording
 from spikeguard.components.guarded_trainer.scalars import ScalarWriter
 from spikeguard.components.training_curve import (
@@ -136,8 +136,7 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     def _resume(self, epoch: int) -> int:
         """Goes on where the training is: by the first epoch, whoever restores it has done so. Returns the position there."""
         self._is_resumed = False
-        optimizer = self.model.optimizer
-        self._flushed = int(optimizer.steps if isinstance(optimizer, SpikeGuard) else optimizer.iterations)
+        self._flushed = steps_done(self.model.optimizer)
         self._step.assign(self._flushed)
         curve = cut_curve(self._folder, self._flushed)
         if not (self._log_dir / _TRAIN).exists():

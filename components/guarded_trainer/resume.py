@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from spikeguard.components.guarded_trainer.guard import SpikeGuard
+from spikeguard.components.guarded_trainer.guard import SpikeGuard, steps_done
 from spikeguard.components.guarded_trainer.recorder import CurveRecorder
 from spikeguard.components.training_curve import CURVE_FOLDER
 
@@ -108,8 +108,3 @@ class StateKeeper(keras.callbacks.Callback):  # type: ignore[misc]
         self._recorder.flush()
         self._state.save()
         self._saved, self._is_due = time.monotonic(), False
-
-
-def steps_done(optimizer: keras.optimizers.Optimizer) -> int:
-    """Steps that an optimizer has made, those that a guard skipped included."""
-    return optimizer.steps if isinstance(optimizer, SpikeGuard) else int(optimizer.iterations.numpy())

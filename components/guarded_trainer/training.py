@@ -17,13 +17,13 @@ import tensorflow_transform as tft
 
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 from spikeguard.components.guarded_trainer.batches import (
-    EXAMPLE_ID,
     BatchPlan,
     Spec,
     plan_batches,
     read_labels,
     training_batches,
     validation_batches,
+    without_ids,
 )
 from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.labels import LabelStatistics, huber_delta, label_statistics
@@ -162,8 +162,7 @@ def _check_learning_rate(
     """What the range test says against the recipe's rate."""
     if not recipe.checks_learning_rate:
         return ()
-    nameless = {name: feature for name, feature in spec.items() if name != EXAMPLE_ID}
-    batches = training_batches(job.train_files, nameless, job.label, plan, recipe.seed)
+    batches = training_batches(job.train_files, without_ids(spec), job.label, plan, recipe.seed)
     found = learning_rate_range(model, batches, seed=recipe.seed)
     warnings = found.warnings(recipe.learning_rate, recipe.steps)
     for warning in warnings:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.labels import HUBER_TUNING
 from spikeguard.components.guarded_trainer.recipe import Recipe, Schedule
 from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
@@ -41,13 +42,6 @@ class Arm:
     """Whether the arm differs from others on classifications."""
 
 
-def spikeguard(optimizer: Optimizer, **options: Any) -> Optimizer:
-    """This project's guard around an optimizer."""
-    from spikeguard.components.guarded_trainer.guard import SpikeGuard
-
-    return SpikeGuard(optimizer, **options)
-
-
 ARMS = (
     Arm("keras", schedule="constant", has_huber=False),
     Arm("recipe"),
@@ -56,14 +50,14 @@ ARMS = (
     Arm("zclip_no_ceiling", functools.partial(ZClip, max_norm=None)),
     Arm("adagc", AdaGC),
     Arm("olmo_skip_step", OlmoSkipStep),
-    Arm("spikeguard", spikeguard),
-    Arm("spikeguard_no_skip", functools.partial(spikeguard, skips=False)),
-    Arm("spikeguard_no_bound", functools.partial(spikeguard, bounds_updates=False)),
-    Arm("spikeguard_no_clip", functools.partial(spikeguard, clips=False)),
-    Arm("spikeguard_no_back_off", functools.partial(spikeguard, backs_off=False)),
-    Arm("spikeguard_no_rollback", functools.partial(spikeguard, rolls_back=False)),
-    Arm("spikeguard_constant_rate", spikeguard, schedule="constant"),
-    Arm("spikeguard_squared_error", spikeguard, has_huber=False, has_classification=False),
+    Arm("spikeguard", SpikeGuard),
+    Arm("spikeguard_no_skip", functools.partial(SpikeGuard, skips=False)),
+    Arm("spikeguard_no_bound", functools.partial(SpikeGuard, bounds_updates=False)),
+    Arm("spikeguard_no_clip", functools.partial(SpikeGuard, clips=False)),
+    Arm("spikeguard_no_back_off", functools.partial(SpikeGuard, backs_off=False)),
+    Arm("spikeguard_no_rollback", functools.partial(SpikeGuard, rolls_back=False)),
+    Arm("spikeguard_constant_rate", SpikeGuard, schedule="constant"),
+    Arm("spikeguard_squared_error", SpikeGuard, has_huber=False, has_classification=False),
 )
 
 
