@@ -13,7 +13,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+CurveKind = Literal["step", "epoch"]
+LossKind = Literal["batch", "running_mean", "epoch_mean"]
 
 CURVE_FOLDER = "curve"
 
@@ -59,7 +62,7 @@ _TABLES = ("class_counts", "worst_loss", "worst_id")
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCurve:
-    """The true loss of each optimizer step, and what was known about that step.
+    """The loss of each optimizer step or epoch, and what was known about it.
 
     All step arrays have the same length n, in training order. A float that was not recorded is NaN, an integer 0, a
     table has no columns.
@@ -101,15 +104,30 @@ class TrainingCurve:
     """Step after which each validation pass ran. Shape (m,), m may be 0."""
     validation_loss: Floats
     """Mean loss over the validation rows. Shape (m,)."""
+    kind: CurveKind = "step"
+    """What a point is: an optimizer step, or an epoch, whose number `step` then holds."""
+    loss_is: LossKind = "batch"
+    """What the source held. Of running means `loss` holds the batch losses recovered from them, NaN where that failed."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the reader had to leave out or to assume."""
 
     def __len__(self) -> int:
         return len(self.step)
 
     @classmethod
-    def from_columns(cls, **columns: npt.ArrayLike) -> TrainingCurve:
+    def from_columns(
+        cls,
+        kind: CurveKind = "step",
+        loss_is: LossKind = "batch",
+        notes: tuple[str, ...] = (),
+        **columns: npt.ArrayLike,
+    ) -> TrainingCurve:
         """A curve from the columns that are known.
 
         Args:
+          kind: what a point is.
+          loss_is: what the source held.
+          notes: what the reader left out or assumed.
           **columns: arrays named after the fields; `loss` is required, `step` is 1, 2, 3, ... where it is missing.
 
         Raises:
@@ -124,13 +142,15 @@ class TrainingCurve:
         n, m = len(loss), len(np.asarray(columns.get("validation_step", ())))
         unknown: dict[str, npt.NDArray[Any]] = {"step": np.arange(1, n + 1, dtype=np.int64)}
         for field in dataclasses.fields(cls):
+            if field.type not in ("Ints", "Floats"):
+                continue
             rows = m if field.name.startswith("validation_") else n
             shape = (rows, 0) if field.name in _TABLES else (rows,)
             is_integer = field.type == "Ints"
             unknown.setdefault(field.name, np.zeros(shape, np.int64) if is_integer else np.full(shape, np.nan))
             if field.name in columns:
                 unknown[field.name] = np.asarray(columns[field.name], dtype=np.int64 if is_integer else np.float64)
-        return cls(**unknown)
+        return cls(**unknown, kind=kind, loss_is=loss_is, notes=notes)
 
     @classmethod
     def from_losses(cls, loss: npt.ArrayLike) -> TrainingCurve:
@@ -228,6 +248,9 @@ def read_curve(path: str | os.PathLike[str]) -> TrainingCurve:
 
     columns = {name: _to_numpy(steps.column(name)) for name in steps.column_names}
     return TrainingCurve.from_columns(
+        kind="step",
+        loss_is="batch",
+        notes=(),
         **columns,
         validation_step=validation.column("step").to_numpy(),
         validation_loss=validation.column("loss").to_numpy(),
