@@ -114,6 +114,19 @@ class TrainingCurve:
     def __len__(self) -> int:
         return len(self.step)
 
+    def take(self, places: Ints) -> TrainingCurve:
+        """The curve of some of the points.
+
+        Args:
+          places: indices of the points to keep, in the order wanted. Shape (k,).
+
+        >>> TrainingCurve.from_losses([3.0, 2.0, 1.0]).take(np.array([0, 2])).step.tolist()
+        [1, 3]
+        """
+        fields = [field.name for field in dataclasses.fields(self) if field.type in ("Ints", "Floats")]
+        kept = [name for name in fields if not name.startswith("validation_")]
+        return dataclasses.replace(self, **{name: getattr(self, name)[places] for name in kept})
+
     @classmethod
     def from_columns(
         cls,
@@ -192,7 +205,7 @@ def cut_curve(folder: str | os.PathLike[str], last_step: int) -> TrainingCurve:
     Raises:
       InvalidDataError: a block cannot be read; nothing is dropped then.
     """
-    read_curve(folder)
+    read_recorded(folder)
     for block in sorted(pathlib.Path(folder).glob("*.parquet")):
         table = pq.read_table(block)
         kept = table.filter(pa.array(np.asarray(table.column("step").to_numpy()) <= last_step))
@@ -200,7 +213,7 @@ def cut_curve(folder: str | os.PathLike[str], last_step: int) -> TrainingCurve:
             block.unlink()
         elif len(kept) < len(table):
             _replace(block, kept)
-    return read_curve(folder) if any(pathlib.Path(folder).glob("steps-*.parquet")) else TrainingCurve.from_losses([])
+    return read_recorded(folder) if any(pathlib.Path(folder).glob("steps-*.parquet")) else TrainingCurve.from_losses([])
 
 
 def _replace(target: pathlib.Path, table: pa.Table) -> None:
@@ -218,7 +231,7 @@ def _to_arrow(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, values.ravel().astype(kind.value_type.to_pandas_dtype()))
 
 
-def read_curve(path: str | os.PathLike[str]) -> TrainingCurve:
+def read_recorded(path: str | os.PathLike[str]) -> TrainingCurve:
     """Reads the curve that a `CurveRecorder` wrote.
 
     Args:
@@ -230,7 +243,7 @@ def read_curve(path: str | os.PathLike[str]) -> TrainingCurve:
     Raises:
       InvalidDataError: no recorded curve is there, or a block of it cannot be read.
 
-    >>> read_curve("no/such/folder")
+    >>> read_recorded("no/such/folder")
     Traceback (most recent call last):
         ...
     spikeguard.components.errors.InvalidDataError: no/such/folder: holds no recorded training curve. Train with GuardedTrainer, or with a CurveRecorder callback on this folder.

@@ -10,9 +10,9 @@ from typing import Any
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.spike_evaluator import result as spike_result
-from spikeguard.components.training_curve import read_curve
 from spikeguard.pipelines.metadata import latest_outputs
 
 

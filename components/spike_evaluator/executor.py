@@ -10,11 +10,11 @@ from typing import Any
 from tfx.dsl.components.base import base_executor
 from tfx.types import Artifact, artifact_utils
 
+from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.errors import SpikeguardError
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.detection import DetectionConfig
 from spikeguard.components.spike_evaluator.policy import SpikePolicy
-from spikeguard.components.training_curve import read_curve
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spikeguard.components.artifacts import SpikeEvaluation
+    from spikeguard.components.curve_readers.reading import read_curve, read_curves
     from spikeguard.components.errors import (
         InvalidArgumentError,
         InvalidDataError,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
-    from spikeguard.components.training_curve import TrainingCurve, read_curve
+    from spikeguard.components.training_curve import TrainingCurve
 
 _MODULE_OF = {
     "CurveRecorder": "components.guarded_trainer.recorder",
@@ -57,7 +58,8 @@ _MODULE_OF = {
     "TrainingCurve": "components.training_curve",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
-    "read_curve": "components.training_curve",
+    "read_curve": "components.curve_readers.reading",
+    "read_curves": "components.curve_readers.reading",
     "warmup_steps_for": "components.guarded_trainer.schedule",
 }
 
@@ -84,6 +86,7 @@ __all__ = [
     "detect_spikes",
     "learning_rate_range",
     "read_curve",
+    "read_curves",
     "warmup_steps_for",
 ]
 

@@ -19,10 +19,10 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
 
+from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 from spikeguard.components.guarded_trainer.recipe import Recipe
 from spikeguard.components.guarded_trainer.training import TrainingJob, train
-from spikeguard.components.training_curve import read_curve
 
 SPEC = {
     "x": tf.io.FixedLenFeature([3], tf.float32),
