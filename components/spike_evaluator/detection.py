@@ -1,9 +1,10 @@
 """Finds loss spikes in a training curve with NumPy alone.
 
-A step is a spike when its loss rises above the local trend by more than the curve's own noise explains. Trend and scale
-are running medians, which a spike shorter than half a window cannot move. The threshold is not a fixed number of
-deviations: batch losses are often heavy-tailed, so it extrapolates the curve's own upper tail to the level that noise
-alone would exceed in `false_alarms_per_run` of all runs of this length.
+A point is a spike when its loss rises above the local level by more than the curve's own noise explains. Level and noise
+are running quantiles, taken a second time without the points that turned out to be spikes, in a scale (linear to
+logarithmic) in which the noise is symmetric. The threshold is no fixed number of deviations: batch losses are often
+heavy-tailed, so the tail of the run's own noise is extrapolated to the height that noise alone would exceed in
+`false_alarms_per_run` of all runs of this length. What the make-up of its batch explains of a loss is taken off before.
 """
 
 from __future__ import annotations
@@ -11,11 +12,32 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import ndimage
+import numpy.typing as npt
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.robust import MAD_TO_SD
+from spikeguard.components.spike_evaluator.composition import (
+    Reason,
+    comparable_level,
+    explained_heights,
+    line_of_descent,
+    risen_rate,
+)
+from spikeguard.components.spike_evaluator.levels import course_of
+from spikeguard.components.spike_evaluator.noise import fitting_window, level_of, trailing_median, window_of
+from spikeguard.components.spike_evaluator.shifts import level_jumps
+from spikeguard.components.spike_evaluator.tail import noise_limit
 from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
+
+# Fewest points that a level can be taken from.
+_FEWEST = 5
+# An event lasts while the loss is this many standard deviations up, or this share of the threshold where that is less.
+_RAISED, _RAISED_SHARE = 3.0, 0.6
+# Times that the tail is looked at again without the spikes found so far.
+_ROUNDS = 5
+# Share of a window that may be spikes without moving its level or noise by much.
+_OVERLOOKED = 0.05
+# A loss has come back when its level is within this of the level before, as a share of the rise.
+_RECOVERED = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +56,19 @@ class DetectionConfig:
     false_alarms_per_run: float = 0.01
     """Expected number of spikes reported on a run that has none; in (0, 1)."""
     min_height: float = 6.0
-    """Smallest height reported, in robust standard deviations of the step noise; > 0."""
+    """Smallest height reported, in robust standard deviations of the noise; > 0."""
+    min_rise: float = 0.0005
+    """Smallest rise reported, as a share of the level or of the whole range that the level covers, whichever is less; >= 0."""
     window_steps: int | None = None
-    """Width of the running medians. None: a tenth of the curve, at least 21 and at most 301 steps."""
+    """Width of the running medians in points. None: a tenth of the curve, at least 7 and at most 1,001."""
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarms_per_run < 1:
             raise InvalidArgumentError("false_alarms_per_run", self.false_alarms_per_run, "be above 0 and below 1")
         if not self.min_height > 0:
             raise InvalidArgumentError("min_height", self.min_height, "be above 0")
+        if not self.min_rise >= 0:
+            raise InvalidArgumentError("min_rise", self.min_rise, "be at least 0")
         if self.window_steps is not None and self.window_steps < 5:
             raise InvalidArgumentError("window_steps", self.window_steps, "be at least 5, or None")
 
@@ -59,11 +85,22 @@ class Spike:
     """Last step above the noise."""
     loss_at_peak: float
     expected_loss: float
-    """The local trend at the peak."""
+    """The local level at the peak."""
     height: float
-    """(loss_at_peak - expected_loss) / local robust standard deviation of the step noise."""
+    """(loss_at_peak - expected_loss) / local robust standard deviation of the noise."""
     recovered: bool
-    """Whether the loss came back into the noise around its level from before the spike."""
+    """Whether the loss came back to its level from before the spike, at any time before the end of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedRise:
+    """A rise that is no spike, because something that was recorded explains it."""
+
+    start_step: int
+    peak_step: int
+    end_step: int
+    reason: str
+    """What explains it, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,30 +108,43 @@ class SpikeFindings:
     """What the detector saw in one curve."""
 
     points: int
-    """Steps in the curve, finite or not."""
+    """Points in the curve, finite or not."""
     spikes: tuple[Spike, ...]
     """In step order; finite excursions only."""
+    explained: tuple[ExplainedRise, ...]
+    """Rises that would be spikes but for the make-up of their batch or a rise of the learning rate."""
     non_finite_steps: tuple[int, ...]
     """Steps whose loss was NaN or infinite."""
+    superseded_points: int
+    """Points that the run threw away when it went back to an earlier step; nothing is sought there."""
     transient_points: int
     """Finite points at the start, in which the loss had not settled; no spikes are sought there."""
     threshold: float
-    """Height above which a step is a spike, in robust standard deviations."""
+    """Height above which a point is a spike, in robust standard deviations, in the scale that the noise is symmetric in."""
     expected_loss: Floats
-    """The local trend at every step; NaN where the loss is not finite. Shape (points,)."""
+    """The local level at every point; NaN where the loss is not finite or was thrown away. Shape (points,)."""
+    first_loss: float
+    """Level when the loss had settled; NaN where no loss is finite, as all levels."""
     best_loss: float
-    """Lowest level that the trend reached; NaN where no loss is finite."""
+    """Lowest level."""
     final_loss: float
-    """Level of the trend over the end of the run; NaN where no loss is finite."""
+    """Level over the end of the run."""
     noise: float
-    """Median robust standard deviation of the step noise around the trend; NaN where no loss is finite."""
+    """Median robust standard deviation of the noise around the level."""
+    wander: float
+    """Largest rise of the level that the run came back from."""
+    diverged_from: int | None
+    """Step from which the level left its best for good, by more than noise and wandering explain; else None."""
+    plateau_from: int | None
+    """Step after which the level fell no more, where that is in the first half of the run; else None."""
 
 
 def detect_spikes(curve: TrainingCurve, config: DetectionConfig | None = None) -> SpikeFindings:
-    """Finds the spikes of one training curve.
+    """Finds the spikes of one training curve, in O(n log n).
 
     Args:
-      curve: n steps, n >= 0, with finite and non-finite losses of any sign.
+      curve: n points, n >= 0, with finite and non-finite losses of any sign; steps may be missing, and may go back where
+        a run was restarted from an earlier state.
       config: sensitivity; `DetectionConfig()` where None.
 
     Returns:
@@ -106,95 +156,223 @@ def detect_spikes(curve: TrainingCurve, config: DetectionConfig | None = None) -
     [51]
     """
     config = config or DetectionConfig()
-    finite = np.isfinite(curve.loss)
+    lasting = line_of_descent(curve.step)
+    is_finite = np.isfinite(curve.loss[lasting])
+    non_finite_steps = tuple(curve.step[lasting[~is_finite]].tolist())
+    places = lasting[is_finite]
+    rows = curve.take(places)
     expected = np.full(len(curve), np.nan)
-    non_finite_steps = tuple(int(step) for step in curve.step[~finite])
-    loss, step = curve.loss[finite], curve.step[finite]
-    if len(loss) < 5:
-        level = float(np.median(loss)) if len(loss) else float("nan")
-        return SpikeFindings(len(curve), (), non_finite_steps, 0, float("inf"), expected, level, level, float("nan"))
-
-    window = min(config.window_steps or int(np.clip(len(loss) // 10, 21, 301)), len(loss)) | 1
-    trend = _running_median(loss, window)
-    residual = loss - trend
-    scale = _noise_scale(residual, loss, window)
-    height = residual / scale
-    settled = _transient_length(height, window)
-    height[:settled] = 0.0
-    threshold = _threshold(height[settled:], config)
-    expected[finite] = trend
-    # Levels are read off the trend's interior: its first and last points rest on half a window.
-    inner = slice(window // 2, len(trend) - window // 2) if len(trend) > 2 * window else slice(None)
-    return SpikeFindings(
+    findings = _findings(rows, config) if len(rows) >= _FEWEST else _too_few(rows)
+    expected[places] = findings.expected_loss
+    return dataclasses.replace(
+        findings,
         points=len(curve),
-        spikes=tuple(
-            _describe(start, end, loss, trend, scale, height, step) for start, end in _events(height, threshold)
-        ),
         non_finite_steps=non_finite_steps,
-        transient_points=settled,
-        threshold=threshold,
+        superseded_points=len(curve) - len(lasting),
         expected_loss=expected,
-        best_loss=float(np.min(trend[inner])),
-        final_loss=float(np.median(loss[-max(5, window // 2) :])),
-        noise=float(np.median(scale)),
     )
 
 
-def _running_median(values: Floats, window: int) -> Floats:
-    return np.asarray(ndimage.median_filter(values, size=window, mode="reflect"), dtype=np.float64)
+def _too_few(rows: TrainingCurve) -> SpikeFindings:
+    level = float(np.median(rows.loss)) if len(rows) else float("nan")
+    return SpikeFindings(
+        points=len(rows),
+        spikes=(),
+        explained=(),
+        non_finite_steps=(),
+        superseded_points=0,
+        transient_points=0,
+        threshold=float("inf"),
+        expected_loss=np.full(len(rows), np.nan),
+        first_loss=level,
+        best_loss=level,
+        final_loss=level,
+        noise=float("nan"),
+        wander=0.0,
+        diverged_from=None,
+        plateau_from=None,
+    )
 
 
-def _noise_scale(residual: Floats, loss: Floats, window: int) -> Floats:
-    """Local robust standard deviation of the noise; floored so that a curve without noise does not divide by zero."""
-    local = MAD_TO_SD * _running_median(np.abs(residual), window)
-    # While the loss falls steeply the median follows it point by point, and residuals vanish that the noise did not.
-    local[:window] = np.maximum(local[:window], local[min(window, len(local) - 1)])
-    # A flat stretch (a plateau, a rounded log) says little about noise: no local scale below a tenth of the usual one.
-    rounding = 1e-6 * float(np.median(np.abs(loss))) + 1e-300
-    return np.maximum(local, max(0.1 * float(np.median(local)), rounding))
+def _findings(rows: TrainingCurve, config: DetectionConfig) -> SpikeFindings:
+    search = _Search(rows, config)
+    course = course_of(rows.loss, search.level, search.settled)
+    return SpikeFindings(
+        points=len(rows),
+        spikes=search.spikes,
+        explained=search.explained,
+        non_finite_steps=(),
+        superseded_points=0,
+        transient_points=search.settled,
+        threshold=search.threshold,
+        expected_loss=search.level.expected,
+        first_loss=course.first,
+        best_loss=course.best,
+        final_loss=course.final,
+        noise=float(np.median(search.level.noise)),
+        wander=course.wander,
+        diverged_from=None if course.rises_from is None else int(rows.step[course.rises_from]),
+        plateau_from=None if course.flat_from is None else int(rows.step[course.flat_from]),
+    )
+
+
+class _Search:
+    """The search of one curve of finite losses."""
+
+    def __init__(self, rows: TrainingCurve, config: DetectionConfig) -> None:
+        self._rows, self._config = rows, config
+        window = window_of(len(rows), config.window_steps)
+        self._window = window if config.window_steps else fitting_window(rows.loss, window)
+        events = self._pass(np.ones(len(rows), dtype=bool))
+        is_kept = _outside(events, len(rows))
+        if self._is_disturbed_by(~is_kept) and np.sum(is_kept) >= max(_FEWEST, 0.5 * len(rows)):
+            # Again, with a level and a noise that the spikes have no part in.
+            events = self._pass(is_kept)
+        jumps = level_jumps(self.level, self.settled, config.false_alarms_per_run, config.min_height)
+        self.spikes, self.explained = self._describe_all(_united(events, jumps))
+
+    def _pass(self, is_kept: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+        rows = self._rows
+        self.level = level_of(rows.loss, is_kept, self._window)
+        bottom, top = np.quantile(self.level.expected[:: max(1, len(rows) // 1000)], [0.02, 0.98])
+        self._range = float(top - bottom)
+        self._raw = self.level.height
+        self.settled = _transient_length(self._raw, self._window)
+        self._raw[: self.settled] = 0.0
+        self._explanations: list[tuple[Floats, Reason]] = list(explained_heights(rows, self._raw))
+        self._height = self._explanations[-1][0] if self._explanations else self._raw
+        rise = self._rise_of(self._height)
+        events: list[tuple[int, int]] = []
+        # Spikes that are found do not enter the tail either, behind which smaller ones would hide.
+        for _ in range(_ROUNDS):
+            is_noise = _outside(events, len(rows))
+            is_noise[: self.settled] = False
+            self.threshold = noise_limit(rise[is_noise], self._config.false_alarms_per_run)
+            known, events = len(events), self._events(self._height, rise)
+            if len(events) == known:
+                break
+        return events
+
+    def _rise_of(self, height: Floats) -> Floats:
+        """Heights over those just before: a slope that the running median cut short, as before a step down, is no spike."""
+        return np.asarray(height - np.maximum(0.0, trailing_median(height, max(_FEWEST, self._window // 32))))
+
+    def _is_disturbed_by(self, is_spike: npt.NDArray[np.bool_]) -> bool:
+        """Whether spikes make up more of any window than its quantiles can overlook."""
+        shares = np.add.reduceat(is_spike, np.arange(0, len(is_spike), self._window)) / self._window
+        return bool(np.max(shares) > _OVERLOOKED)
+
+    def _events(self, height: Floats, rise: Floats) -> list[tuple[int, int]]:
+        """Ranges (first, last) of the excursions: from each point above the threshold to where the loss is in the noise."""
+        raised = np.flatnonzero(height > min(_RAISED, _RAISED_SHARE * self.threshold))
+        if not len(raised):
+            return []
+        breaks = np.flatnonzero(np.diff(raised) > 1)
+        starts, ends = raised[np.append(0, breaks + 1)], raised[np.append(breaks, len(raised) - 1)]
+        peaks = np.maximum.reduceat(rise[raised], np.append(0, breaks + 1))
+        shares = np.maximum.reduceat(self._share_of_least(raised), np.append(0, breaks + 1))
+        is_high = (peaks > self.threshold) & (shares >= 1.0)
+        merged: list[tuple[int, int]] = []
+        for start, end in zip(starts[is_high].tolist(), ends[is_high].tolist(), strict=True):
+            if merged and 2 * (start - merged[-1][1] - 1) <= max(
+                2, merged[-1][1] - merged[-1][0] + 1 + end - start + 1
+            ):
+                merged[-1] = (merged[-1][0], end)
+            else:
+                merged.append((start, end))
+        return merged
+
+    def _share_of_least(self, places: Ints) -> Floats:
+        """Rises at some places over the smallest that are worth a report there."""
+        expected, noise = self.level.expected[places], self.level.noise[places]
+        extent = np.minimum(np.abs(expected), self._range + noise)
+        least = np.maximum(self._config.min_height * noise, self._config.min_rise * extent)
+        return np.asarray((self._rows.loss[places] - expected) / least)
+
+    def _describe_all(self, events: list[tuple[int, int]]) -> tuple[tuple[Spike, ...], tuple[ExplainedRise, ...]]:
+        spikes, explained = [], []
+        for start, end in events:
+            peak = start + int(np.argmax(self._height[start : end + 1]))
+            reason = self._rate_reason(start, peak)
+            if reason is None:
+                spikes.append(self._spike(start, peak, end))
+            else:
+                explained.append(self._explained(start, peak, end, reason))
+        if self._explanations:
+            is_free = _outside(events, len(self._rows))
+            for start, end in self._events(self._raw, self._rise_of(self._raw)):
+                peak = start + int(np.argmax(self._raw[start : end + 1]))
+                words = [reason(peak) for height, reason in self._explanations if height[peak] <= self.threshold]
+                if words and is_free[start : end + 1].all():
+                    explained.append(self._explained(start, peak, end, words[0]))
+        return tuple(spikes), tuple(sorted(explained, key=lambda rise: rise.start_step))
+
+    def _rate_reason(self, start: int, peak: int) -> str | None:
+        jump = risen_rate(self._rows, start, max(3, self.level.window // 4))
+        if jump is None:
+            return None
+        known = comparable_level(self._rows, self.level.expected, jump - 1)
+        if self._rows.loss[peak] > known + self.threshold * self.level.noise[peak]:
+            return None
+        rates, step = self._rows.learning_rate, self._rows.step[jump]
+        return f"the learning rate rose from {rates[jump - 1]:.3g} to {rates[jump]:.3g} at step {step}"
+
+    def _spike(self, start: int, peak: int, end: int) -> Spike:
+        rows, level = self._rows, self.level
+        peak = start + int(np.argmax(rows.loss[start : end + 1]))
+        near = slice(max(0, start - max(_FEWEST, level.window // 8)), start)
+        before = float(np.median(level.values[near])) if start else float(level.trend[0])
+        has_recovered = self._has_recovered(peak, end, before)
+        # After a jump the running median is up with the loss, so the level from before is what was expected.
+        expected = float(min(level.expected[peak], np.median(rows.loss[near]) if start else np.inf))
+        return Spike(
+            start_step=int(rows.step[start]),
+            peak_step=int(rows.step[peak]),
+            end_step=int(rows.step[end]),
+            loss_at_peak=float(rows.loss[peak]),
+            expected_loss=expected,
+            height=float((rows.loss[peak] - expected) / level.noise[peak]),
+            recovered=has_recovered,
+        )
+
+    def _has_recovered(self, peak: int, end: int, before: float) -> bool:
+        after = self.level.values[end + 1 :]
+        if not len(after):
+            return False
+        allowed = before + max(self.level.scale[peak], _RECOVERED * (self.level.values[peak] - before))
+        # The trend is the level once it rests on points after the event alone; until then their own median is.
+        settled = self.level.trend[end + 1 + self.level.window // 2 :]
+        return bool(
+            np.median(after[: max(_FEWEST, self.level.window // 4)]) <= allowed
+            or np.min(settled, initial=np.inf) <= allowed
+        )
+
+    def _explained(self, start: int, peak: int, end: int, reason: str) -> ExplainedRise:
+        steps = self._rows.step
+        return ExplainedRise(int(steps[start]), int(steps[peak]), int(steps[end]), reason)
+
+
+def _outside(events: list[tuple[int, int]], points: int) -> npt.NDArray[np.bool_]:
+    is_outside = np.ones(points, dtype=bool)
+    for start, end in events:
+        is_outside[start : end + 1] = False
+    return is_outside
+
+
+def _united(events: list[tuple[int, int]], jumps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Events and jumps in order; a jump that begins with or right after an event is one with it."""
+    united: list[tuple[int, int]] = []
+    for start, end in sorted(events + jumps):
+        if united and start <= united[-1][1] + 1:
+            united[-1] = (united[-1][0], max(end, united[-1][1]))
+        else:
+            united.append((start, end))
+    return united
 
 
 def _transient_length(height: Floats, window: int) -> int:
-    """Steps at the start in which the loss has not settled: up to the first ten steps that lie mostly within the noise."""
-    is_raised = (height[: window + 10] > 3.0).astype(np.float64)
-    share_raised = np.convolve(is_raised, np.full(10, 0.1), mode="valid") if len(is_raised) >= 10 else is_raised
-    settled = np.flatnonzero((share_raised <= 0.2) & (is_raised[: len(share_raised)] == 0))
+    """Points at the start in which the loss has not settled: up to the first ten that lie mostly within the noise."""
+    is_off = (np.abs(height[: min(window + 10, max(10, len(height) // 4))]) > 3.0).astype(np.float64)
+    share_off = np.convolve(is_off, np.full(10, 0.1), mode="valid") if len(is_off) >= 10 else is_off
+    settled = np.flatnonzero((share_off <= 0.2) & (is_off[: len(share_off)] == 0))
     return int(settled[0]) if len(settled) else min(window, len(height))
-
-
-def _threshold(height: Floats, config: DetectionConfig) -> float:
-    """Height that noise alone exceeds `false_alarms_per_run` times in a run of this length.
-
-    The upper tail is taken as exponential beyond the 90th percentile, with the decay seen between the median and there:
-    exact for exponential noise, conservative for normal noise, and untouched by spikes in fewer than 10 % of the steps.
-    """
-    middle, upper = np.quantile(height, [0.5, 0.9])
-    decay = (upper - middle) / np.log(5.0)
-    return max(config.min_height, float(upper + decay * np.log(0.1 * len(height) / config.false_alarms_per_run)))
-
-
-def _events(height: Floats, threshold: float) -> list[tuple[int, int]]:
-    """Index ranges (first, last) of the excursions: grown from each exceedance to where the loss is back in the noise."""
-    raised = height > min(3.0, threshold)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], raised, [False]]).astype(np.int8)))
-    return [
-        (int(start), int(stop) - 1)
-        for start, stop in zip(edges[::2], edges[1::2], strict=True)
-        if np.max(height[start:stop]) > threshold
-    ]
-
-
-def _describe(start: int, end: int, loss: Floats, trend: Floats, scale: Floats, height: Floats, step: Ints) -> Spike:
-    peak = start + int(np.argmax(height[start : end + 1]))
-    # The trend after a spike may have risen with it, so recovery is judged against the level from before.
-    before, noise = trend[max(0, start - 1)], scale[max(0, start - 1)]
-    after = loss[end + 1 :]
-    return Spike(
-        start_step=int(step[start]),
-        peak_step=int(step[peak]),
-        end_step=int(step[end]),
-        loss_at_peak=float(loss[peak]),
-        expected_loss=float(trend[peak]),
-        height=float(height[peak]),
-        recovered=bool(len(after) and np.median(after[:5]) <= before + 3.0 * noise),
-    )
