@@ -10,7 +10,7 @@ from typing import Any
 from tfx.dsl.components.base import base_executor
 from tfx.types import Artifact, artifact_utils
 
-from spikeguard.components.curve_readers.reading import read_curve
+from spikeguard.components.curve_readers.reading import read_curves
 from spikeguard.components.errors import SpikeguardError
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.detection import DetectionConfig
@@ -39,7 +39,7 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
 
 def _evaluate(model_run_uri: str, detection: DetectionConfig, policy: SpikePolicy) -> result.Evaluation:
     try:
-        return result.evaluate(read_curve(model_run_uri), detection, policy)
+        return result.evaluate_runs(read_curves(model_run_uri), detection, policy)
     except SpikeguardError as error:
         return result.unreadable(str(error))
     except Exception as error:  # The gate fails closed: an exception here would abort the run and lose the verdict.

@@ -8,16 +8,28 @@
      "curve": {"points", "first_step", "last_step", "kind": "step" | "epoch",
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
-                 "causes": [{"cause", "status", "score", "evidence", "remedy"}]}]}
+                 "causes": [{"cause", "status", "score", "evidence", "remedy"}]}],
+     "explained": [{"start_step", "peak_step", "end_step", "reason"}],
+     "validation_spikes": as "spikes", without causes,
+     "levels": {"first", "best", "final", "noise"}, null where unknown,
+     "diverged_from": step or null,
+     "plateau_from": step or null,
+     "non_finite_steps": number,
+     "notes": [sentence, ...],
+     "run": name of the run that all this is about, "" where it has none,
+     "runs": [{"run", "verdict"}]}
 
-The text is strict JSON: no NaN, no Infinity.
+Where there are several runs, the one with the worst verdict is told of. `height` is (loss_at_peak - expected_loss) over
+the robust standard deviation of the noise around it. The text is strict JSON: no NaN, no Infinity.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from spikeguard.components.errors import InvalidDataError
@@ -27,6 +39,9 @@ from spikeguard.components.training_curve import TrainingCurve
 
 FORMAT = "spikeguard.spike_evaluation/1"
 FILE_NAME = "evaluation.json"
+# Passes over the validation rows that spikes can be told from.
+_FEWEST_VALIDATIONS = 8
+_SEVERITY: tuple[Verdict, ...] = ("stable", "insufficient", "unstable", "diverged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +51,16 @@ class Evaluation:
     verdict: Verdict
     reasons: tuple[str, ...]
     """One sentence per broken rule, most serious first; empty for a stable curve."""
-    curve: TrainingCurve | None
+    curve: TrainingCurve | None = None
     """None where no curve could be read."""
-    findings: SpikeFindings | None
+    findings: SpikeFindings | None = None
     """None where no curve could be read."""
+    validation: SpikeFindings | None = None
+    """Of the validation losses; None where there are too few."""
+    run: str = ""
+    """Name of the run; "" where it has none."""
+    runs: tuple[tuple[str, Verdict], ...] = ()
+    """Name and verdict of each run that was judged."""
 
     @property
     def is_blessed(self) -> bool:
@@ -47,51 +68,115 @@ class Evaluation:
         return self.verdict == "stable"
 
 
-def evaluate(curve: TrainingCurve, detection: DetectionConfig, policy: SpikePolicy) -> Evaluation:
+def evaluate(
+    curve: TrainingCurve,
+    detection: DetectionConfig | None = None,
+    policy: SpikePolicy | None = None,
+    baseline: TrainingCurve | None = None,
+) -> Evaluation:
     """Detects and judges.
+
+    Args:
+      curve: the run to judge.
+      detection: sensitivity; `DetectionConfig()` where None.
+      policy: the rules; `SpikePolicy()` where None.
+      baseline: the run to compare the final level with; None for no comparison.
 
     >>> import numpy as np
     >>> calm = TrainingCurve.from_losses(1 + 0.1 * np.random.default_rng(0).normal(size=300))
-    >>> evaluate(calm, DetectionConfig(), SpikePolicy()).verdict
+    >>> evaluate(calm).verdict
     'stable'
     """
     findings = detect_spikes(curve, detection)
-    verdict, reasons = judge(curve, findings, policy)
-    return Evaluation(verdict, reasons, curve, findings)
+    passes = TrainingCurve.from_columns(kind="epoch", step=curve.validation_step, loss=curve.validation_loss)
+    validation = detect_spikes(passes, detection) if len(passes) >= _FEWEST_VALIDATIONS else None
+    compared = detect_spikes(baseline, detection) if baseline is not None else None
+    verdict, reasons = judge(curve, findings, policy or SpikePolicy(), validation, compared)
+    return Evaluation(verdict, reasons, curve, findings, validation)
+
+
+def evaluate_runs(
+    curves: Mapping[str, TrainingCurve],
+    detection: DetectionConfig | None = None,
+    policy: SpikePolicy | None = None,
+    baseline: TrainingCurve | None = None,
+) -> Evaluation:
+    """Judges each run and returns the evaluation of the one with the worst verdict, the first of these.
+
+    Args:
+      curves: at least one, by name.
+      detection: as in `evaluate`, as are the others.
+      policy: the rules.
+      baseline: the run to compare with.
+    """
+    evaluations = {name: evaluate(curve, detection, policy, baseline) for name, curve in curves.items()}
+    worst = max(evaluations, key=lambda name: _SEVERITY.index(evaluations[name].verdict))
+    runs = tuple((name, evaluation.verdict) for name, evaluation in evaluations.items())
+    return dataclasses.replace(evaluations[worst], run=worst, runs=runs)
 
 
 def unreadable(reason: str) -> Evaluation:
     """The evaluation of a run whose curve could not be read: never blessed."""
-    return Evaluation("insufficient", (reason,), None, None)
+    return Evaluation("insufficient", (reason,))
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as a JSON object of the format above."""
     curve, findings = evaluation.curve, evaluation.findings
-    return {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "verdict": evaluation.verdict,
         "reasons": list(evaluation.reasons),
-        "curve": None
-        if curve is None
-        else {
+        "curve": None,
+        "spikes": [],
+        "explained": [],
+        "validation_spikes": [],
+        "levels": None,
+        "diverged_from": None,
+        "plateau_from": None,
+        "non_finite_steps": 0,
+        "notes": [],
+        "run": evaluation.run,
+        "runs": [{"run": run, "verdict": verdict} for run, verdict in evaluation.runs],
+    }
+    if curve is None or findings is None:
+        return content
+    validation = evaluation.validation.spikes if evaluation.validation else ()
+    levels = {
+        "first": findings.first_loss,
+        "best": findings.best_loss,
+        "final": findings.final_loss,
+        "noise": findings.noise,
+    }
+    return content | {
+        "curve": {
             "points": len(curve),
             "first_step": int(curve.step[0]) if len(curve) else None,
             "last_step": int(curve.step[-1]) if len(curve) else None,
-            "kind": "step",
-            "loss_is": "batch",
+            "kind": curve.kind,
+            "loss_is": curve.loss_is,
         },
-        "spikes": []
-        if findings is None
-        else [{**dataclasses.asdict(spike), "causes": []} for spike in findings.spikes],
+        "spikes": [{**dataclasses.asdict(spike), "causes": []} for spike in findings.spikes],
+        "explained": [dataclasses.asdict(rise) for rise in findings.explained],
+        "validation_spikes": [dataclasses.asdict(spike) for spike in validation],
+        "levels": {name: level if math.isfinite(level) else None for name, level in levels.items()},
+        "diverged_from": findings.diverged_from,
+        "plateau_from": findings.plateau_from,
+        "non_finite_steps": len(findings.non_finite_steps),
+        "notes": list(curve.notes),
     }
+
+
+def to_text(evaluation: Evaluation) -> str:
+    """The JSON text of an evaluation."""
+    return json.dumps(to_json(evaluation), indent=1, allow_nan=False) + "\n"
 
 
 def write(evaluation: Evaluation, folder: str) -> None:
     """Writes `evaluation.json` into an existing or new folder."""
     target = pathlib.Path(folder) / FILE_NAME
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(to_json(evaluation), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    target.write_text(to_text(evaluation), encoding="utf-8")
 
 
 def read(folder: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.spike_evaluator.detection import detect_spikes
 from spikeguard.components.spike_evaluator.policy import SpikePolicy, Verdict, judge
+from spikeguard.components.spike_evaluator.result import evaluate, evaluate_runs
 from spikeguard.components.training_curve import Floats, TrainingCurve
 
 
@@ -65,8 +66,13 @@ def test_creeping_rise_blocks() -> None:
     loss = _calm()
     loss[400:] *= np.linspace(1, 3, 600)
     verdict, reasons = _judge(loss)
-    assert verdict == "unstable"
+    assert verdict == "diverged"  # All that was learned is lost.
     assert "times its best level of" in reasons
+    loss = _calm()
+    loss[400:] *= np.linspace(1, 1.7, 600)
+    verdict, reasons = _judge(loss)
+    assert verdict == "unstable"
+    assert "1.5 times its best level of" in reasons
 
 
 def test_explosive_start_blocks_although_it_is_no_spike() -> None:
@@ -82,13 +88,92 @@ def test_explosive_start_blocks_although_it_is_no_spike() -> None:
 def test_any_non_finite_loss_is_divergence(value: float) -> None:
     loss = _calm()
     loss[500] = value
-    assert _judge(loss) == ("diverged", "the loss was not finite at 1 steps, first at step 501")
+    assert _judge(loss) == ("diverged", "the loss was not finite at 1 step, first at step 501")
 
 
 def test_short_curve_is_insufficient() -> None:
-    assert _judge(_calm(49))[0] == "insufficient"
-    assert _judge(_calm(49), SpikePolicy(min_points=40))[0] == "stable"
+    assert _judge(_calm(19)) == ("insufficient", "the curve has 19 points; 20 are needed for a verdict")
+    assert _judge(_calm(19), SpikePolicy(min_points=15))[0] == "stable"
     assert _judge(np.empty(0))[0] == "insufficient"
+
+
+def test_curve_without_any_finite_loss_is_insufficient() -> None:
+    assert _judge(np.full(100, np.nan)) == ("insufficient", "no loss of the curve is finite")
+
+
+def test_loss_that_a_restart_threw_away_is_not_judged() -> None:
+    loss = np.concatenate([_calm()[:600], _calm()[500:]])
+    loss[550:600] = np.nan
+    step = np.concatenate([np.arange(1, 601), np.arange(501, 1001)])
+    curve = TrainingCurve.from_columns(loss=loss, step=step)
+    findings = detect_spikes(curve)
+    assert findings.superseded_points == 100
+    assert judge(curve, findings, SpikePolicy()) == ("stable", ())
+
+
+def test_spike_that_undoes_next_to_nothing_is_reported_and_not_judged() -> None:
+    loss = 100 * np.exp(-np.arange(1000) / 100) + 1 + 0.01 * np.random.default_rng(0).normal(size=1000)
+    loss[900] += 0.5
+    curve = TrainingCurve.from_losses(loss)
+    findings = detect_spikes(curve)
+    assert len(findings.spikes) == 1
+    assert judge(curve, findings, SpikePolicy()) == ("stable", ())
+    assert judge(curve, findings, SpikePolicy(least_setback=0.001))[0] == "unstable"
+
+
+def test_loss_that_wanders_as_it_always_did_is_stable() -> None:
+    loss = 1 + 0.7 * np.sin(np.arange(3000) / 150) + 0.05 * np.random.default_rng(1).normal(size=3000)
+    curve = TrainingCurve.from_losses(loss + 1)
+    findings = detect_spikes(curve)
+    assert findings.final_loss > 1.5 * findings.best_loss
+    assert judge(curve, findings, SpikePolicy()) == ("stable", ())
+
+
+def test_validation_spikes_block_when_there_are_several() -> None:
+    validation = 1 + np.exp(-np.arange(40) / 10) + 0.01 * np.random.default_rng(0).normal(size=40)
+    validation[[20, 30]] += 1.0
+    curve = TrainingCurve.from_columns(
+        loss=_calm(), validation_step=np.arange(25, 1001, 25), validation_loss=validation
+    )
+    assert evaluate(curve).verdict == "unstable"
+    assert evaluate(curve).reasons == ("2 spikes in the validation loss, first at step 525; 1 tolerated",)
+    assert evaluate(curve, policy=SpikePolicy(max_validation_spikes=2)).verdict == "stable"
+    curve.validation_loss[5] = np.nan
+    assert evaluate(curve).reasons == ("the validation loss was not finite after step 150",)
+
+
+def test_run_that_ends_above_the_last_pushed_one_is_blocked() -> None:
+    curve = TrainingCurve.from_losses(_calm())
+    worse = TrainingCurve.from_losses(_calm() * 1.5)
+    assert evaluate(curve, baseline=worse).verdict == "stable"
+    evaluation = evaluate(worse, baseline=curve)
+    assert evaluation.verdict == "unstable"
+    assert "1.5 times the 0.98" in evaluation.reasons[0]
+
+
+def test_worst_of_several_runs_is_the_verdict() -> None:
+    broken = _calm()
+    broken[900] += 5.0
+    curves = {"a": TrainingCurve.from_losses(_calm()), "b": TrainingCurve.from_losses(broken)}
+    evaluation = evaluate_runs(curves)
+    assert (evaluation.verdict, evaluation.run) == ("unstable", "b")
+    assert evaluation.runs == (("a", "stable"), ("b", "unstable"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "policy must be JSON"),
+        ("[]", "policy must be a JSON object"),
+        ('{"calm_tails": 1}', "policy must have no other fields; got 'calm_tails'. Known are min_points"),
+        ('{"calm_tail": "much"}', "calm_tail must be a number"),
+        ('{"calm_tail": true}', "calm_tail must be a number"),
+        ('{"calm_tail": 2}', "calm_tail must lie between 0 and 1"),
+    ],
+)
+def test_error_names_the_field_when_a_policy_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        SpikePolicy.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +186,10 @@ def test_short_curve_is_insufficient() -> None:
         ("max_height", -1.0),
         ("max_spikes_per_1000_steps", float("nan")),
         ("max_unrecovered", -1),
+        ("least_setback", -0.1),
+        ("max_setback", float("nan")),
+        ("max_validation_spikes", -1),
+        ("max_final_over_baseline", 1.0),
     ],
 )
 def test_error_names_the_rule_when_it_is_out_of_range(field: str, value: float) -> None:
