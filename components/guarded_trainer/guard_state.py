@@ -73,6 +73,8 @@ class Counts(NamedTuple):
     back_offs: Any
     actions: Any
     """Interventions."""
+    quiet: Any
+    """Steps from here on at which nothing is due, should they be healthy."""
 
 
 class Level(NamedTuple):

@@ -20,16 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.guarded_trainer.guard import SpikeGuard, steps_done
+from spikeguard.components.guarded_trainer.guard import guard_of, steps_done
 from spikeguard.components.guarded_trainer.recording import Ring, StepRecording
 from spikeguard.components.guarded_trainer.scalars import ScalarWriter
-from spikeguard.components.training_curve import (
-    CURVE_FOLDER,
-    STEP_SCHEMA,
-    VALIDATION_SCHEMA,
-    cut_curve,
-    write_block,
-)
+from spikeguard.components.recorded_curve import STEP_SCHEMA, VALIDATION_SCHEMA, cut_curve, write_block
+from spikeguard.components.training_curve import CURVE_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +107,9 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             model.train_function = None
             self.flush()
         self._capacity = self._block_steps + 2 * max(1, int(model.steps_per_execution))
-        if isinstance(model.optimizer, SpikeGuard):
-            model.optimizer.protect(model.non_trainable_variables)
+        guard = guard_of(model.optimizer)
+        if guard is not None:
+            guard.protect(model.non_trainable_variables)
         # Keras would go on with a train step that it traced before; our own, if nothing was compiled since, still fits.
         if self._recording is not None and model.train_function is self._placeholder:
             model.train_function = self._recorded_function

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.guarded_trainer.guard import SpikeGuard
+from spikeguard.components.guarded_trainer.guard import chain, guard_of, half_squares
 
 # Each operation in a small step costs a thousandth of it, so norms leave the graph as the halves of their squares, which
 # are one operation per weight; the rest of the arithmetic is done for a whole block at once.
@@ -84,7 +84,7 @@ class StepRecording:
           id_key: key of the examples' ids in dict inputs.
         """
         self._model, self._step, self._ring_of, self._worst, self._id_key = model, step, ring_of, worst, id_key
-        self._optimizers = _chain(model.optimizer)
+        self._optimizers = chain(model.optimizer)
         self._seen: dict[str, Any] = {}
         self._train_step, self._compute_loss = model.train_step, model.compute_loss
         self._apply: Any = model.optimizer.apply if self._optimizers else None
@@ -160,24 +160,24 @@ class StepRecording:
     def _recorded_apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> Any:
         seen, outer, inner = self._seen, self._optimizers[0], self._optimizers[-1]
         pairs = [
-            (tf.cast(gradient, tf.float32), variable)
+            (gradient, variable)
             for gradient, variable in zip(grads, trainable_variables or self._model.trainable_variables, strict=True)
             if gradient is not None
         ]
-        guards = [optimizer for optimizer in self._optimizers if isinstance(optimizer, SpikeGuard)]
-        seen["learning_rate"] = guards[0].learning_rate if guards else inner.learning_rate
+        guard = guard_of(outer)
+        seen["learning_rate"] = inner.learning_rate if guard is None else guard.learning_rate
         seen["loss_scale"] = inner.loss_scale_factor or 1.0
         if isinstance(outer, keras.optimizers.LossScaleOptimizer) and outer.built:
             # The step itself may change it.
             seen["loss_scale"] = tf.identity(outer.dynamic_scale.value)
-        seen["gradient_squares"] = _half_squares([gradient for gradient, _ in pairs])
+        seen["gradient_squares"] = half_squares([gradient for gradient, _ in pairs])
         before = [_touched(variable, gradient) for gradient, variable in pairs]
         result = self._apply(grads, trainable_variables)
         after = [_touched(variable, gradient) for gradient, variable in pairs]
-        seen["change_squares"] = _half_squares([new - old for new, old in zip(after, before, strict=True)])
-        seen["weight_squares"] = _half_squares(before)
-        seen["guard_factor"] = guards[0].factor.value if guards else 1.0
-        seen["guard_action"] = guards[0].action.value if guards else 0.0
+        seen["change_squares"] = half_squares([new - old for new, old in zip(after, before, strict=True)])
+        seen["weight_squares"] = half_squares(before)
+        seen["guard_factor"] = 1.0 if guard is None else guard.factor.value
+        seen["guard_action"] = 0.0 if guard is None else guard.action.value
         return result
 
     def _worst_examples(self, losses: tf.Tensor | None, ids: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -194,15 +194,6 @@ class StepRecording:
             [tf.reshape(tf.cast(ids, tf.int64), [-1]), tf.fill([self._worst], tf.constant(-1, tf.int64))], 0
         )
         return tf.gather(losses, places), tf.gather(ids, places)
-
-
-def _chain(optimizer: Any) -> list[Any]:
-    """The optimizer and all that it wraps, outermost first; empty for None."""
-    chain = []
-    while optimizer is not None:
-        chain.append(optimizer)
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return chain
 
 
 def _without_ids(data: Any, key: str) -> tuple[Any, tf.Tensor | None]:
@@ -228,12 +219,6 @@ def _touched(variable: Any, gradient: Any) -> tf.Tensor:
     variable = variable.value if isinstance(variable, keras.Variable) else variable
     is_sparse = isinstance(gradient, tf.IndexedSlices)
     return tf.cast(variable.sparse_read(gradient.indices) if is_sparse else variable.value(), tf.float32)
-
-
-def _half_squares(tensors: Sequence[Any]) -> tf.Tensor:
-    """Half the sum of the squares of all elements; of slices those that are there, like `tf.linalg.global_norm`."""
-    dense = [tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor for tensor in tensors]
-    return tf.add_n([tf.nn.l2_loss(tensor) for tensor in dense]) if dense else tf.constant(0.0)
 
 
 def _scalar(value: Any) -> tf.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from spikeguard.components.guarded_trainer.guard import SpikeGuard, steps_done
+from spikeguard.components.guarded_trainer.guard import guard_of, steps_done
 from spikeguard.components.guarded_trainer.recorder import CurveRecorder
 from spikeguard.components.training_curve import CURVE_FOLDER
 
@@ -37,9 +37,10 @@ class TrainingState:
         variables = [variable.value for variable in (*model.variables, *optimizer.variables)]
         self._copies: list[tf.Variable] = []
         self._restored: list[Any] = []
-        if isinstance(optimizer, SpikeGuard):
-            optimizer.protect(model.non_trainable_variables)
-            self._copies = optimizer.protected_copies
+        guard = guard_of(optimizer)
+        if guard is not None:
+            guard.protect(model.non_trainable_variables)
+            self._copies = guard.protected_copies
             variables += self._copies
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(variables=variables), str(self._folder / "weights"), max_to_keep=1

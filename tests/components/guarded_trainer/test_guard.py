@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import spikeguard
+from spikeguard.components.guarded_trainer import interventions
 from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
 
@@ -132,12 +133,12 @@ def test_training_is_bit_identical_when_it_is_healthy(make: Any) -> None:
     guarded, plain = _loop(make, shapes), Loop(make(), shapes)
     for loop in (guarded, plain):
         rng = np.random.default_rng(1)
-        for _ in range(100):
+        for _ in range(150):
             loop.step_by(rng.uniform(0.9, 1.1), *(rng.normal(size=shape) * 0.01 for shape in shapes))
     _assert_same(guarded.state(), plain.state())
     assert guarded.optimizer.events() == ()
-    assert (guarded.factor, int(guarded.optimizer.action.numpy()), guarded.optimizer.steps) == (1.0, 0, 100)
-    assert int(guarded.optimizer.iterations) == int(plain.optimizer.iterations) == 100
+    assert (guarded.factor, int(guarded.optimizer.action.numpy()), guarded.optimizer.steps) == (1.0, 0, 150)
+    assert int(guarded.optimizer.iterations) == int(plain.optimizer.iterations) == 150
 
 
 @pytest.mark.parametrize("draw", ["normal", "lognormal", "exponential", "signed"])
@@ -353,6 +354,36 @@ def test_weights_and_moments_return_when_raised_losses_persist() -> None:
     assert int(loop.optimizer.iterations) == CALM + 1
 
 
+def test_state_of_a_multiple_of_eight_returns_when_the_start_is_over() -> None:
+    loop = _quick_loop()
+    states = []
+    for loss, norm in zip([*LOSSES[:150], 2.0, 2.0, 2.0], NORMS, strict=False):
+        states.append(loop.state())
+        loop.step(loss, norm)
+    # Although a state may be kept at every step, the last before the losses rose is the one before step 144.
+    _assert_same(loop.state(), states[143])
+    assert loop.events() == [(153, A.ROLLBACK | A.BACK_OFF | A.SKIP | A.HIGH_LOSS)]
+
+
+def test_steps_that_need_nothing_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short way through a quiet step against the full one."""
+    rng = np.random.default_rng(3)
+    losses, norms = rng.uniform(0.9, 1.1, size=400), np.exp(0.3 * rng.uniform(-1.0, 1.0, size=400))
+    losses[rng.choice(400, 10)], norms[rng.choice(400, 10)] = np.nan, 0.0
+    norms[rng.choice(400, 30)] = 50.0
+    found = []
+    for start_steps in (128, 1000):
+        monkeypatch.setattr(interventions, "_START_STEPS", start_steps)
+        loop = Loop(SpikeGuard(_momentum(), rolls_back=False), _KERNEL)
+        for loss, norm in zip(losses, norms, strict=True):
+            loop.step(loss, norm)
+        counts = loop.optimizer._counts.numpy()[:-1]  # The last tells how many quiet steps may follow.
+        others = [one.numpy() for one in loop.optimizer.variables if one is not loop.optimizer._counts]
+        found.append(([*loop.state(), counts, *others], repr(loop.optimizer.events())))
+    assert found[0][1] == found[1][1] != "()"
+    _assert_same(found[0][0], found[1][0])
+
+
 def test_kept_state_is_from_before_the_losses_rose() -> None:
     loop = _quick_loop()
     loop.calm(CALM - 1)
@@ -527,7 +558,8 @@ def test_norm_stands_for_the_loss_when_that_is_not_shown() -> None:
     assert loop.events() == []
     loop.reset()
     # A slow rise of norms, as of many healthy trainings, is none of the loss.
-    for step in range(300):
+    # The state is kept at the last step: its number is a multiple of eight.
+    for step in range(304):
         loop.step(norm=NORMS[step % 200] * 1.005**step)
     assert loop.events() == []
     kept = loop.state()

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import spikeguard
+from spikeguard.components.guarded_trainer.guard import steps_done
 
 ROWS, BATCH = 200, 32
 
@@ -211,6 +212,18 @@ def test_actions_of_the_guard_are_recorded(tmp_path: pathlib.Path) -> None:
     assert curve.update_ratio[1] == 0.0
     assert (curve.update_ratio[2:] > 0).all()
     np.testing.assert_allclose(curve.learning_rate, 0.01, rtol=1e-6)
+
+
+def test_guard_is_found_when_it_is_inside_a_loss_scale_optimizer(tmp_path: pathlib.Path) -> None:
+    x, y = _data()
+    guard = spikeguard.SpikeGuard(keras.optimizers.Adam(0.01))
+    layers = [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.LossScaleOptimizer(guard, initial_scale=4.0), "mse", jit_compile=False)
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[spikeguard.CurveRecorder(tmp_path)])
+    assert len(guard.protected_copies) == 2
+    assert steps_done(model.optimizer) == guard.steps == 7
+    assert steps_done(keras.optimizers.SGD()) == 0
 
 
 class TwoHeads(keras.Model):
