@@ -16,7 +16,7 @@ from spikeguard.components.curve_readers.table import CHUNK_ROWS, BadCells, Colu
 from spikeguard.components.errors import InvalidDataError
 
 _TENSORBOARD_HEADER = ["wall time", "step", "value"]
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES, _SMALL_BYTES = 8 << 20, 1 << 20
 
 
 def is_tensorboard_export(path: pathlib.Path) -> bool:
@@ -49,7 +49,9 @@ def read_csv(path: pathlib.Path) -> RunLog:
         raise InvalidDataError(
             str(path), f"has no loss column (its header is: {shown[:120]})", "Name one loss, train_loss or val_loss."
         )
-    return _read_plain(path, header, wanted, delimiter, skipped) or _read_odd(path, header, wanted, delimiter, skipped)
+    # Loading Arrow takes longer than reading a small file without it.
+    plain = _read_plain(path, header, wanted, delimiter, skipped) if path.stat().st_size > _SMALL_BYTES else None
+    return plain or _read_odd(path, header, wanted, delimiter, skipped)
 
 
 def _header(path: pathlib.Path) -> tuple[list[str], str, int]:

@@ -11,7 +11,7 @@ from spikeguard.components.curve_readers import csv_log, events, json_log, namin
 from spikeguard.components.curve_readers.curves import curves_of
 from spikeguard.components.curve_readers.series import RunLog
 from spikeguard.components.errors import InvalidDataError
-from spikeguard.components.training_curve import CURVE_FOLDER, TrainingCurve, read_recorded
+from spikeguard.components.training_curve import CURVE_FOLDER, TrainingCurve
 
 _CSV_SUFFIXES = (".csv", ".tsv")
 _LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -123,16 +123,23 @@ def _table(path: pathlib.Path) -> RunLog:
 
 def _of_folder(root: pathlib.Path) -> dict[str, TrainingCurve]:
     if any(root.glob("steps-*.parquet")):
-        return {"": read_recorded(root)}
+        return {"": _read_recorded(root)}
     curves: dict[str, TrainingCurve] = {}
     event_files: dict[pathlib.Path, list[pathlib.Path]] = {}
     for folder, names in _walk(root):
         if any((folder / CURVE_FOLDER).glob("steps-*.parquet")):
-            curves[_name(folder, root)] = read_recorded(folder)
+            curves[_name(folder, root)] = _read_recorded(folder)
         elif names:
             event_files[folder] = events.in_time_order([folder / name for name in names])
     curves |= _of_events(root, event_files)
     return curves or _of_tables(root)
+
+
+def _read_recorded(folder: pathlib.Path) -> TrainingCurve:
+    # Imported here: loading Parquet takes longer than reading a small log.
+    from spikeguard.components.recorded_curve import read_recorded
+
+    return read_recorded(folder)
 
 
 def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:

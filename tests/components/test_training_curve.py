@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
-from spikeguard.components.training_curve import STEP_SCHEMA, TrainingCurve, read_recorded, write_block
+from spikeguard.components.recorded_curve import STEP_SCHEMA, read_recorded, write_block
+from spikeguard.components.training_curve import TrainingCurve
 
 
 def _write(folder: pathlib.Path, first: int, losses: list[float]) -> None:

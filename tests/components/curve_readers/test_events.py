@@ -13,7 +13,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 import spikeguard
 from spikeguard.components.errors import InvalidDataError
-from spikeguard.components.training_curve import read_recorded
+from spikeguard.components.recorded_curve import read_recorded
 
 
 def _write(folder: pathlib.Path, tag: str, losses: list[float], first: int = 1) -> pathlib.Path:

@@ -13,7 +13,7 @@ import pytest
 import spikeguard
 from spikeguard.components.curve_readers.series import SeriesBuilder
 from spikeguard.components.errors import InvalidDataError
-from spikeguard.components.training_curve import STEP_SCHEMA, write_block
+from spikeguard.components.recorded_curve import STEP_SCHEMA, write_block
 
 
 def _write(path: pathlib.Path, text: str) -> pathlib.Path:
