@@ -20,9 +20,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_every_command_is_executed() -> None:
-    main_job, naive_job, own_data, test_suite = readme_commands()
+    main_job, naive_job, explanation, own_data, test_suite = readme_commands()
     assert main_job == "python3 -m pip install uv && python3 -m uv run local_runner.py"  # the fixture main_job
     assert naive_job.endswith("--recipe naive")  # the fixture naive_job
+    assert explanation.endswith("spikeguard explain my_log.csv")  # test_own_data
     assert "--data my.csv" in own_data  # the fixture wine_job
     assert test_suite in (ROOT / ".ci" / "run").read_text().splitlines()
 

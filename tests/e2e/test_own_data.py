@@ -48,6 +48,17 @@ def test_own_classes_are_learned_and_pushed(wine_job: Run) -> None:
     assert (served.argmax(axis=1) == truth).mean() > 0.9
 
 
+def test_log_of_another_tool_is_explained(clone: pathlib.Path) -> None:
+    loss = 1 + np.exp(-np.arange(40) / 8) + 0.01 * np.random.default_rng(0).normal(size=40)
+    loss[36] += 0.5
+    rows = [f"{epoch},{value:.4f}\n" for epoch, value in enumerate(loss)]
+    (clone / "my_log.csv").write_text("epoch,loss\n" + "".join(rows))
+    (command,) = [line for line in readme_commands() if "explain" in line]
+    run = shell(command, clone)
+    assert run.status == 3, run.errors
+    assert "1 spike in the last 20% of the run, the last at epoch 36" in run.output
+
+
 def test_gaps_and_odd_names_are_no_obstacle(clone: pathlib.Path) -> None:
     frame = load_diabetes(as_frame=True, scaled=False).frame
     frame = frame.rename(columns={"bp": "blood/pressure (mm)", "s1": "s 1", "s2": "Größe"})

@@ -1,0 +1,5 @@
+"""`python -m spikeguard` is the command line."""
+
+from spikeguard.cli import main
+
+main(prog_name="spikeguard")
