@@ -1,4 +1,4 @@
-"""What the make-up of a batch explains of its loss: few rows, rows of a rare class, a fixed place in the epoch.
+"""What the make-up of a batch explains of its loss: few rows, rows of a rare class, its place in the epoch.
 
 Each part takes from a step's height what steps of the same make-up show as a rule. A step that is high only before that is
 explained, and reported as such.
@@ -40,7 +40,7 @@ def explained_heights(curve: TrainingCurve, height: Floats) -> Iterator[tuple[Fl
     Yields:
       The heights that remain, shape (n,), and a function that says in words how a step, given by its place, is special.
     """
-    for part in (_by_rows, _by_classes, _by_place):
+    for part in (_by_rows, _by_place):
         result = part(curve, height)
         if result is not None:
             height = result[0]
@@ -60,7 +60,17 @@ def _by_rows(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] | No
     return np.where(is_short, height / spread, height), lambda place: f"a batch of {rows[place]} rows, not {usual:.0f}"
 
 
-def _by_classes(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] | None:
+def class_effect(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] | None:
+    """What the classes in the batches explain of the heights, by a robust regression on their shares.
+
+    Args:
+      curve: the n steps.
+      height: distance of each loss from its level, in standard deviations. Shape (n,).
+
+    Returns:
+      The part of the heights, zero for the usual batch, shape (n,), and what is special of a step in words; None where
+      no classes were recorded.
+    """
     counts = curve.class_counts
     total = counts.sum(axis=1) if counts.shape[1] else np.zeros(len(counts))
     if counts.shape[1] < 2 or np.mean(total > 0) < 0.5:
@@ -79,23 +89,28 @@ def _by_classes(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] |
         rest = height - design @ solution
         spread = MAD_TO_SD * float(np.median(np.abs(rest))) + 1e-12
         weight = 1.0 / np.maximum(1.0, np.abs(rest) / (_HUBER * spread))
-    expected = design @ solution
-    expected -= np.median(expected)
-    group = np.digitize(np.abs(expected), _GROUPS)
-    rest = height - expected
-    for number in range(1, len(_GROUPS) + 1):
-        members = group == number
-        if np.sum(members) >= _FEWEST:
-            center, upper = np.quantile(rest[members], [0.5, 0.75])
-            rest[members] = (rest[members] - max(center, 0.0)) / max(1.0, MAD_TO_SD * (upper - center))
+    effect = design @ solution
 
     def reason(place: int) -> str:
         lift = shares[place] - shares.mean(axis=0)
         lift[common] = -np.inf
         rare = int(np.argmax(lift))
-        return f"{counts[place, rare]} rows of class {rare} in a batch of {total[place]}, where {shares[:, rare].mean() * total[place]:.2g} are usual"
+        usual = shares[:, rare].mean() * total[place]
+        return f"{counts[place, rare]} rows of class {rare} in a batch of {total[place]}, where {usual:.2g} are usual"
 
-    return rest, reason
+    return effect - np.median(effect), reason
+
+
+def spread_by(effect: Floats, height: Floats) -> Floats:
+    """Heights in the spread that steps with an effect of about this size have. Shape (n,), as are the arguments."""
+    rest = height.copy()
+    group = np.digitize(np.abs(effect), _GROUPS)
+    for number in range(1, len(_GROUPS) + 1):
+        members = group == number
+        if np.sum(members) >= _FEWEST:
+            center, upper = np.quantile(height[members], [0.5, 0.75])
+            rest[members] = (height[members] - max(center, 0.0)) / max(1.0, MAD_TO_SD * (upper - center))
+    return rest
 
 
 def _by_place(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] | None:

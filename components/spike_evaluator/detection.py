@@ -17,10 +17,12 @@ import numpy.typing as npt
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.spike_evaluator.composition import (
     Reason,
+    class_effect,
     comparable_level,
     explained_heights,
     line_of_descent,
     risen_rate,
+    spread_by,
 )
 from spikeguard.components.spike_evaluator.levels import course_of
 from spikeguard.components.spike_evaluator.noise import fitting_window, level_of, trailing_median, window_of
@@ -196,7 +198,7 @@ def _too_few(rows: TrainingCurve) -> SpikeFindings:
 
 def _findings(rows: TrainingCurve, config: DetectionConfig) -> SpikeFindings:
     search = _Search(rows, config)
-    course = course_of(rows.loss, search.level, search.settled)
+    course = course_of(search.loss, search.level, search.settled)
     return SpikeFindings(
         points=len(rows),
         spikes=search.spikes,
@@ -205,7 +207,7 @@ def _findings(rows: TrainingCurve, config: DetectionConfig) -> SpikeFindings:
         superseded_points=0,
         transient_points=search.settled,
         threshold=search.threshold,
-        expected_loss=search.level.expected,
+        expected_loss=search.level.expected + search.effect,
         first_loss=course.first,
         best_loss=course.best,
         final_loss=course.final,
@@ -223,24 +225,40 @@ class _Search:
         self._rows, self._config = rows, config
         window = window_of(len(rows), config.window_steps)
         self._window = window if config.window_steps else fitting_window(rows.loss, window)
-        events = self._pass(np.ones(len(rows), dtype=bool))
+        every = np.ones(len(rows), dtype=bool)
+        self.loss, self.effect = rows.loss, np.zeros(len(rows))
+        self._class_reason: Reason | None = None
+        if rows.class_counts.shape[1]:
+            level = level_of(rows.loss, every, self._window)
+            classes = class_effect(rows, level.height)
+            if classes is not None:
+                # The noise of batches of different classes is that around what their classes let expect.
+                self.effect, self._class_reason = classes[0] * level.noise, classes[1]
+                self.loss = rows.loss - self.effect
+        events = self._pass(every)
         is_kept = _outside(events, len(rows))
         if self._is_disturbed_by(~is_kept) and np.sum(is_kept) >= max(_FEWEST, 0.5 * len(rows)):
             # Again, with a level and a noise that the spikes have no part in.
             events = self._pass(is_kept)
         jumps = level_jumps(self.level, self.settled, config.false_alarms_per_run, config.min_height)
-        self.spikes, self.explained = self._describe_all(_united(events, jumps))
+        self.spikes, self.explained = self._describe_all(_united(events, jumps, self._window // 4))
 
     def _pass(self, is_kept: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
         rows = self._rows
-        self.level = level_of(rows.loss, is_kept, self._window)
+        self.level = level_of(self.loss, is_kept, self._window)
         bottom, top = np.quantile(self.level.expected[:: max(1, len(rows) // 1000)], [0.02, 0.98])
         self._range = float(top - bottom)
-        self._raw = self.level.height
-        self.settled = _transient_length(self._raw, self._window)
-        self._raw[: self.settled] = 0.0
-        self._explanations: list[tuple[Floats, Reason]] = list(explained_heights(rows, self._raw))
-        self._height = self._explanations[-1][0] if self._explanations else self._raw
+        height, effect = self.level.height, self.effect / self.level.noise
+        self.settled = _transient_length(height, self._window)
+        height[: self.settled] = 0.0
+        effect[: self.settled] = 0.0
+        self._raw = height + effect
+        self._explanations: list[tuple[Floats, Reason]] = []
+        if self._class_reason is not None:
+            height = spread_by(effect, height)
+            self._explanations.append((height, self._class_reason))
+        self._explanations += explained_heights(rows, height)
+        self._height = self._explanations[-1][0] if self._explanations else height
         rise = self._rise_of(self._height)
         events: list[tuple[int, int]] = []
         # Spikes that are found do not enter the tail either, behind which smaller ones would hide.
@@ -287,7 +305,7 @@ class _Search:
         expected, noise = self.level.expected[places], self.level.noise[places]
         extent = np.minimum(np.abs(expected), self._range + noise)
         least = np.maximum(self._config.min_height * noise, self._config.min_rise * extent)
-        return np.asarray((self._rows.loss[places] - expected) / least)
+        return np.asarray((self.loss[places] - expected) / least)
 
     def _describe_all(self, events: list[tuple[int, int]]) -> tuple[tuple[Spike, ...], tuple[ExplainedRise, ...]]:
         spikes, explained = [], []
@@ -312,25 +330,25 @@ class _Search:
         if jump is None:
             return None
         known = comparable_level(self._rows, self.level.expected, jump - 1)
-        if self._rows.loss[peak] > known + self.threshold * self.level.noise[peak]:
+        if self.loss[peak] > known + self.threshold * self.level.noise[peak]:
             return None
         rates, step = self._rows.learning_rate, self._rows.step[jump]
         return f"the learning rate rose from {rates[jump - 1]:.3g} to {rates[jump]:.3g} at step {step}"
 
     def _spike(self, start: int, peak: int, end: int) -> Spike:
         rows, level = self._rows, self.level
-        peak = start + int(np.argmax(rows.loss[start : end + 1]))
+        peak = start + int(np.argmax(self.loss[start : end + 1]))
         near = slice(max(0, start - max(_FEWEST, level.window // 8)), start)
         before = float(np.median(level.values[near])) if start else float(level.trend[0])
         has_recovered = self._has_recovered(peak, end, before)
         # After a jump the running median is up with the loss, so the level from before is what was expected.
-        expected = float(min(level.expected[peak], np.median(rows.loss[near]) if start else np.inf))
+        expected = min(level.expected[peak], np.median(self.loss[near]) if start else np.inf) + self.effect[peak]
         return Spike(
             start_step=int(rows.step[start]),
             peak_step=int(rows.step[peak]),
             end_step=int(rows.step[end]),
             loss_at_peak=float(rows.loss[peak]),
-            expected_loss=expected,
+            expected_loss=float(expected),
             height=float((rows.loss[peak] - expected) / level.noise[peak]),
             recovered=has_recovered,
         )
@@ -359,15 +377,17 @@ def _outside(events: list[tuple[int, int]], points: int) -> npt.NDArray[np.bool_
     return is_outside
 
 
-def _united(events: list[tuple[int, int]], jumps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Events and jumps in order; a jump that begins with or right after an event is one with it."""
-    united: list[tuple[int, int]] = []
-    for start, end in sorted(events + jumps):
-        if united and start <= united[-1][1] + 1:
-            united[-1] = (united[-1][0], max(end, united[-1][1]))
+def _united(events: list[tuple[int, int]], jumps: list[tuple[int, int]], slack: int) -> list[tuple[int, int]]:
+    """Events and jumps in order; a jump that an event begins, at most `slack` points apart, only makes it last longer."""
+    united = list(events)
+    for start, end in jumps:
+        begins = [place for place, event in enumerate(united) if event[0] - slack <= start <= event[1] + slack]
+        if begins:
+            first, last = united[begins[0]]
+            united[begins[0]] = (first, max(last, end))
         else:
             united.append((start, end))
-    return united
+    return sorted(united)
 
 
 def _transient_length(height: Floats, window: int) -> int:

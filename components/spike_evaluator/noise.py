@@ -24,8 +24,10 @@ _NOISE_WINDOWS = 3
 _ZIGZAG = np.sqrt(1.5)
 # Windows are narrowed down to this many points while their medians miss the losses by this much more than noise does.
 _NARROW, _CLOSE = 31, 1.5
-# Windows per half of their width, for levels of curves of up to so many points, of longer ones, and for what changes slowly.
-_FINE, _COARSE, _SLOW, _MANY = 16, 4, 2, 200_000
+# Windows per half of their width: for the level of curves of up to so many points, and for that of longer ones and the noise.
+_FINE, _COARSE, _MANY = 16, 2, 200_000
+# Levels of neighbouring windows further apart than this, in standard deviations of the noise, are a step.
+_STEP = 6.0
 # Points that a quantile of the noise rests on at most.
 _ENOUGH = 1001
 # The noise is nowhere below this share of what it usually is: a flat stretch says little.
@@ -78,8 +80,8 @@ def level_of(loss: Floats, is_kept: npt.NDArray[np.bool_], window: int) -> Level
     power = _power(*raw) if is_positive else 1.0
     values = _raised(loss, power)
     per_half = _FINE if len(loss) <= _MANY else _COARSE
-    centers, (median,) = _running_quantiles(values[is_kept], window, [0.5], per_half, shrinks=True)
-    trend = np.interp(np.arange(len(loss)), places[centers], median)
+    grid, (median,) = _running_quantiles(values[is_kept], window, [0.5], per_half, shrinks=True)
+    trend = np.interp(np.arange(len(loss)), places[grid], median)
     expected = _lowered(trend, power)
     # Noise that grows with the level is measured in units that do so, too: levels fall faster than windows can follow.
     unit = expected ** _growth(raw[0], raw[1] - raw[0]) if is_positive and power == 1.0 else np.ones(len(loss))
@@ -95,6 +97,14 @@ def level_of(loss: Floats, is_kept: npt.NDArray[np.bool_], window: int) -> Level
     scale = unit * np.maximum(scale, _LEAST_NOISE * float(np.median(scale)))
     slope = np.ones(len(loss)) if power == 1.0 else (power or 1.0) * expected ** (power - 1.0)
     scale = np.maximum(scale, slope * _rounding(loss))
+    # Between two windows the level is on a line, but for a step: there it is the one before until the next is reached.
+    at = places[grid]
+    is_step = np.abs(np.diff(median)) > _STEP * scale[at[:-1]]
+    if np.any(is_step):
+        lengths = np.diff(at)
+        between = trend[at[0] : at[-1]]
+        trend[at[0] : at[-1]] = np.where(np.repeat(is_step, lengths), np.repeat(median[:-1], lengths), between)
+        expected = _lowered(trend, power)
     return Level(power, values, trend, scale, expected, scale / slope, window)
 
 
@@ -102,7 +112,7 @@ def _slow_quantiles(values: Floats, window: int, shares: Sequence[float]) -> tup
     """Running quantiles of what changes slowly: few windows, of no more points than a quantile needs."""
     thinning = max(1, window // _ENOUGH)
     thin = values[::thinning]
-    centers, quantiles = _running_quantiles(thin, window_of(len(thin), window // thinning), shares, _SLOW)
+    centers, quantiles = _running_quantiles(thin, window_of(len(thin), window // thinning), shares, _COARSE)
     return centers * thinning, quantiles
 
 

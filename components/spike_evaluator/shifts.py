@@ -34,8 +34,7 @@ def level_jumps(level: Level, first: int, false_alarms: float, least: float) -> 
     jump = (medians[per_side:] - medians[:-per_side]) / level.scale[borders]
     high = np.flatnonzero(jump > max(least, noise_limit(jump, false_alarms)))
     groups = np.split(high, np.flatnonzero(np.diff(high) > per_side) + 1) if len(high) else []
-    ranges = [_range(level, group[np.argmax(jump[group])], jump, medians, borders, points) for group in groups]
-    return [(start, end) for start, end in ranges if start < end]
+    return [_range(level, group[np.argmax(jump[group])], jump, medians, borders, points) for group in groups]
 
 
 def _range(
@@ -45,6 +44,7 @@ def _range(
     middle = float(medians[place]) + _HALF * float(jump[place] * level.scale[border])
     near = level.values[border - points // 2 : border + points // 2 + 1] > middle
     start = border - points // 2 + (int(np.argmax(near)) if near.any() else points // 2)
-    # The trend lags half a window behind where it was narrowed; what is below the middle later is the way back.
-    back = np.flatnonzero(level.trend[border:] <= middle)
-    return start, int(border + back[0] - 1) if len(back) else len(level.trend) - 1
+    # At the jump itself the trend may lag; what is below the middle later is the way back.
+    later = border + points
+    back = np.flatnonzero(level.trend[later:] <= middle)
+    return start, int(later + back[0] - 1) if len(back) else len(level.trend) - 1
