@@ -137,6 +137,7 @@ def read_recorded(path: str | os.PathLike[str]) -> TrainingCurve:
         kind="step",
         loss_is="batch",
         notes=(),
+        is_cut=False,
         **columns,
         validation_step=validation.column("step").to_numpy(),
         validation_loss=validation.column("loss").to_numpy(),

@@ -72,6 +72,8 @@ class TrainingCurve:
     """What the source held. Of running means `loss` holds the batch losses recovered from them, NaN where that failed."""
     notes: tuple[str, ...] = ()
     """Sentences on what the reader had to leave out or to assume."""
+    is_cut: bool = False
+    """Whether the log breaks off in the middle of a record, so that the end of the run may be missing."""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -95,6 +97,7 @@ class TrainingCurve:
         kind: CurveKind = "step",
         loss_is: LossKind = "batch",
         notes: tuple[str, ...] = (),
+        is_cut: bool = False,
         **columns: npt.ArrayLike,
     ) -> TrainingCurve:
         """A curve from the columns that are known.
@@ -103,6 +106,7 @@ class TrainingCurve:
           kind: what a point is.
           loss_is: what the source held.
           notes: what the reader left out or assumed.
+          is_cut: whether the log breaks off.
           **columns: arrays named after the fields; `loss` is required, `step` is 1, 2, 3, ... where it is missing.
 
         Raises:
@@ -125,7 +129,7 @@ class TrainingCurve:
             unknown.setdefault(field.name, np.zeros(shape, np.int64) if is_integer else np.full(shape, np.nan))
             if field.name in columns:
                 unknown[field.name] = np.asarray(columns[field.name], dtype=np.int64 if is_integer else np.float64)
-        return cls(**unknown, kind=kind, loss_is=loss_is, notes=notes)
+        return cls(**unknown, kind=kind, loss_is=loss_is, notes=notes, is_cut=is_cut)
 
     @classmethod
     def from_losses(cls, loss: npt.ArrayLike) -> TrainingCurve:

@@ -13,6 +13,8 @@ from spikeguard.components.curve_readers.running_mean import batch_losses, epoch
 from spikeguard.components.curve_readers.series import RunLog, Series
 from spikeguard.components.training_curve import CurveKind, Floats, Ints, LossKind, TrainingCurve
 
+# Stretches of steps that all start anew alike from which on they are epochs.
+_FEWEST_EPOCHS = 3
 _RECOVERED = "The log holds the running mean of each epoch; the losses of the batches were worked out from it."
 
 
@@ -64,6 +66,7 @@ def _curve(log: RunLog, column: str, validation: RunLog | None) -> TrainingCurve
         kind=points.kind,
         loss_is=points.loss_is,
         notes=(*log.notes, *points.notes, *group),
+        is_cut=log.is_cut,
         step=points.step,
         loss=points.loss,
         epoch=points.epoch,
@@ -85,7 +88,7 @@ def _points(log: RunLog, loss: Series, ends: Series | None, is_of_epochs: bool) 
     if is_of_epochs or log.axis == "epoch":
         return _epoch_points(kept, log, epochs is not None)
     if ends is None and epochs is None:
-        return kept
+        return _counted_on(kept)
     # Keras' epoch loss is the last running mean of the epoch; where it is not logged, the look of the means decides.
     start, epoch = _starts(loss, epoch, ends)
     is_mean = ends is not None and _ends_in(loss, ends)
@@ -104,6 +107,20 @@ def _points(log: RunLog, loss: Series, ends: Series | None, is_of_epochs: bool) 
         notes += (f"{int((~is_known).sum())} steps after a mean that is not finite cannot be worked out: left out.",)
     order = loss.order[is_known]
     return _Points(loss.step[is_known], value[is_known], order, epoch[is_known], "step", "running_mean", notes)
+
+
+def _counted_on(points: _Points) -> _Points:
+    """Points whose steps start anew again and again after as many: epochs, not a training that was restarted."""
+    starts = np.append(0, np.flatnonzero(np.diff(points.step) < 0) + 1)
+    lengths = np.diff(np.append(starts, len(points.step)))
+    is_regular = np.all(lengths[:-1] == lengths[0]) and lengths[-1] <= lengths[0]
+    if len(starts) < _FEWEST_EPOCHS or not is_regular or np.any(points.step[starts] != points.step[0]):
+        return points
+    first = points.step[: lengths[0]]
+    epoch = np.repeat(np.arange(len(starts)), lengths)
+    period = first[-1] - first[0] + (first[1] - first[0] if len(first) > 1 else 1)
+    note = "The steps start anew after as many again and again: they were taken for epochs and numbered consecutively."
+    return dataclasses.replace(points, step=points.step + epoch * period, epoch=epoch, notes=(note,))
 
 
 def _epoch_points(points: _Points, log: RunLog, has_epochs: bool) -> _Points:

@@ -83,7 +83,12 @@ def read_events(paths: Sequence[pathlib.Path]) -> RunLog:
                 if scalar is not None:
                     builder.append(event.step, scalar, order)
     built = {tag: builder.build() for tag, builder in builders.items() if builder is not None}
-    return RunLog({tag: series for tag, series in built.items() if len(series.step)}, "step", tuple(notes))
+    return RunLog(
+        {tag: series for tag, series in built.items() if len(series.step)},
+        "step",
+        tuple(notes),
+        _damaged(paths[-1]) in notes,
+    )
 
 
 def _records(path: pathlib.Path, notes: list[str]) -> Iterator[bytes]:

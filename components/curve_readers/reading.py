@@ -153,13 +153,11 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
 
 
 def _of_events(root: pathlib.Path, files: dict[pathlib.Path, list[pathlib.Path]]) -> dict[str, TrainingCurve]:
-    logs: dict[pathlib.Path, RunLog] = {}
-    first_error: InvalidDataError | None = None
-    for folder, paths in files.items():
-        try:
-            logs[folder] = events.read_events([path for path in paths if path.stat().st_size] or paths)
-        except InvalidDataError as error:
-            first_error = first_error or error
+    # A run that cannot be read is an error even beside others: its curve might be the one that must not be passed.
+    logs = {
+        folder: events.read_events([path for path in paths if path.stat().st_size] or paths)
+        for folder, paths in files.items()
+    }
     validation = {folder: log for folder, log in logs.items() if folder != root and naming.is_validation(folder.name)}
     curves: dict[str, TrainingCurve] = {}
     for folder, log in logs.items():
@@ -169,8 +167,6 @@ def _of_events(root: pathlib.Path, files: dict[pathlib.Path, list[pathlib.Path]]
         home = folder.parent if is_part else folder
         beside = next((other for place, other in validation.items() if place.parent == home and other.series), None)
         curves |= _named(_name(home, root), curves_of(log, beside))
-    if not curves and first_error is not None:
-        raise first_error
     return curves
 
 

@@ -39,6 +39,8 @@ class RunLog:
     """What `Series.step` counts."""
     notes: tuple[str, ...] = ()
     """Sentences on what had to be left out or assumed."""
+    is_cut: bool = False
+    """Whether the last file breaks off in the middle of a record."""
 
 
 class SeriesBuilder:

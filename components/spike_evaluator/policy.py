@@ -124,6 +124,8 @@ def judge(
         *_validation_reasons(validation, policy),
         *_baseline_reasons(findings, baseline, policy),
     ]
+    if curve.is_cut and not reasons:
+        return "insufficient", ("the log breaks off in the middle of a record: the end of the run is unknown",)
     has_diverged = findings.diverged_from is not None and findings.final_loss >= findings.first_loss
     return ("diverged" if has_diverged else "unstable" if reasons else "stable"), tuple(reasons)
 

@@ -14,6 +14,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 import spikeguard
 from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.recorded_curve import read_recorded
+from spikeguard.components.spike_evaluator.result import evaluate
 
 
 def _write(folder: pathlib.Path, tag: str, losses: list[float], first: int = 1) -> pathlib.Path:
@@ -91,6 +92,14 @@ def test_damaged_tail_is_left_out_with_a_note(tmp_path: pathlib.Path, damage: st
     curve = spikeguard.read_curve(path)
     assert 90 <= len(curve) < 100, size
     assert "is cut or damaged" in curve.notes[0]
+    assert curve.is_cut
+    evaluation = evaluate(curve)
+    assert (evaluation.verdict, evaluation.is_blessed) == ("insufficient", False)
+    assert "breaks off" in evaluation.reasons[0]
+    # A training that was killed and went on in another file has its end.
+    path.rename(tmp_path / "events.out.tfevents.0000000009.host")
+    _write(tmp_path / "y", "loss", [1.0] * 20, first=90).rename(tmp_path / "events.out.tfevents.0000000010.host")
+    assert not spikeguard.read_curve(tmp_path).is_cut
 
 
 def test_error_when_a_folder_has_no_losses(tmp_path: pathlib.Path) -> None:

@@ -74,6 +74,20 @@ def test_steps_go_back_when_training_was_restarted(tmp_path: pathlib.Path) -> No
     assert curve.notes == ()
 
 
+def test_steps_go_on_when_they_start_anew_again_and_again(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.csv"
+    steps = [0, 10, 20, 30] * 3 + [0, 10]
+    path.write_text("batch,loss\n" + "".join(f"{step},{1 + place}\n" for place, step in enumerate(steps)))
+    curve = spikeguard.read_curve(path)
+    assert curve.step.tolist() == list(range(0, 140, 10))
+    assert curve.epoch.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 2
+    assert "taken for epochs" in curve.notes[0]
+    # Once may be a restart from the beginning, and so may unequal stretches be.
+    for restarted in ([0, 10, 20, 30] * 2, [0, 10, 20, 0, 10, 0, 10, 20, 30]):
+        path.write_text("batch,loss\n" + "".join(f"{step},1\n" for step in restarted))
+        assert spikeguard.read_curve(path).step.tolist() == restarted
+
+
 def test_rows_are_numbered_when_nothing_numbers_them(tmp_path: pathlib.Path) -> None:
     curve = spikeguard.read_curve(_write(tmp_path / "log.csv", "loss\n4\n3\n"))
     assert curve.step.tolist() == [1, 2]
