@@ -218,7 +218,7 @@ def _baseline_reasons(findings: SpikeFindings, baseline: SpikeFindings | None, p
     level, final = baseline.final_loss, findings.final_loss
     if not level > 0 or final <= policy.max_final_over_baseline * level or final - level <= 3.0 * findings.noise:
         return []
-    return [f"the loss ended at {final:.4g}, {final / level:.1f} times the {level:.4g} of the run that was pushed last"]
+    return [f"the loss ended at {final:.4g}, {final / level:.1f} times the {level:.4g} of the baseline run"]
 
 
 def _count(spikes: int) -> str:

@@ -5,6 +5,8 @@
     {"format": "spikeguard.spike_evaluation/1",
      "verdict": "stable" | "unstable" | "diverged" | "insufficient",
      "reasons": [sentence, ...],
+     "blessed": whether the model may be pushed,
+     "blocked_by": [sentence, ...], the reasons and then what else than the curve blocks; empty where blessed,
      "curve": {"points", "first_step", "last_step", "kind": "step" | "epoch",
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
@@ -61,11 +63,20 @@ class Evaluation:
     """Name of the run; "" where it has none."""
     runs: tuple[tuple[str, Verdict], ...] = ()
     """Name and verdict of each run that was judged."""
+    objections: tuple[str, ...] = ()
+    """One sentence for each thing other than the curve that blocks the push."""
 
     @property
     def is_blessed(self) -> bool:
-        """Whether the model may be pushed: only a stable curve may."""
-        return self.verdict == "stable"
+        """Whether the model may be pushed: only one with a stable curve, that nothing else speaks against, may."""
+        return self.verdict == "stable" and not self.objections
+
+    @property
+    def blocked_by(self) -> tuple[str, ...]:
+        """All that blocks the push, the curve's reasons first; empty where the model may be pushed."""
+        if self.verdict == "stable":
+            return self.objections
+        return (*(self.reasons or (f"the curve is {self.verdict}",)), *self.objections)
 
 
 def evaluate(
@@ -127,6 +138,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "format": FORMAT,
         "verdict": evaluation.verdict,
         "reasons": list(evaluation.reasons),
+        "blessed": evaluation.is_blessed,
+        "blocked_by": list(evaluation.blocked_by),
         "curve": None,
         "spikes": [],
         "explained": [],
