@@ -1,8 +1,7 @@
 """Finds loss spikes in a training curve with NumPy alone.
 
 A point is a spike when its loss rises above the local level by more than the curve's own noise explains. Level and noise
-are running quantiles, taken a second time without the points that turned out to be spikes, in a scale (linear to
-logarithmic) in which the noise is symmetric. The threshold is no fixed number of deviations: batch losses are often
+are running quantiles, which spikes do not move. The threshold is no fixed number of deviations: batch losses are often
 heavy-tailed, so the tail of the run's own noise is extrapolated to the height that noise alone would exceed in
 `false_alarms_per_run` of all runs of this length. What the make-up of its batch explains of a loss is taken off before.
 """
@@ -25,19 +24,17 @@ from spikeguard.components.spike_evaluator.composition import (
     spread_by,
 )
 from spikeguard.components.spike_evaluator.levels import course_of
-from spikeguard.components.spike_evaluator.noise import fitting_window, level_of, trailing_median, window_of
+from spikeguard.components.spike_evaluator.noise import fitting_window, level_of, window_of
 from spikeguard.components.spike_evaluator.shifts import level_jumps
-from spikeguard.components.spike_evaluator.tail import noise_limit
+from spikeguard.components.spike_evaluator.tail import noise_limit, shape_of_body
 from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 
 # Fewest points that a level can be taken from.
 _FEWEST = 5
 # An event lasts while the loss is this many standard deviations up, or this share of the threshold where that is less.
 _RAISED, _RAISED_SHARE = 3.0, 0.6
-# Times that the tail is looked at again without the spikes found so far.
-_ROUNDS = 5
 # Share of a window that may be spikes without moving its level or noise by much.
-_OVERLOOKED = 0.05
+_OVERLOOKED = 0.1
 # A loss has come back when its level is within this of the level before, as a share of the rise.
 _RECOVERED = 0.1
 
@@ -122,7 +119,7 @@ class SpikeFindings:
     transient_points: int
     """Finite points at the start, in which the loss had not settled; no spikes are sought there."""
     threshold: float
-    """Height above which a point is a spike, in robust standard deviations, in the scale that the noise is symmetric in."""
+    """Height above which a point is a spike, in robust standard deviations of the noise."""
     expected_loss: Floats
     """The local level at every point; NaN where the loss is not finite or was thrown away. Shape (points,)."""
     first_loss: float
@@ -207,7 +204,7 @@ def _findings(rows: TrainingCurve, config: DetectionConfig) -> SpikeFindings:
         superseded_points=0,
         transient_points=search.settled,
         threshold=search.threshold,
-        expected_loss=search.level.expected + search.effect,
+        expected_loss=search.level.trend + search.effect,
         first_loss=course.first,
         best_loss=course.best,
         final_loss=course.final,
@@ -225,28 +222,28 @@ class _Search:
         self._rows, self._config = rows, config
         window = window_of(len(rows), config.window_steps)
         self._window = window if config.window_steps else fitting_window(rows.loss, window)
-        every = np.ones(len(rows), dtype=bool)
         self.loss, self.effect = rows.loss, np.zeros(len(rows))
         self._class_reason: Reason | None = None
         if rows.class_counts.shape[1]:
-            level = level_of(rows.loss, every, self._window)
+            level = level_of(rows.loss, self._window)
             classes = class_effect(rows, level.height)
             if classes is not None:
                 # The noise of batches of different classes is that around what their classes let expect.
                 self.effect, self._class_reason = classes[0] * level.noise, classes[1]
                 self.loss = rows.loss - self.effect
-        events = self._pass(every)
-        is_kept = _outside(events, len(rows))
-        if self._is_disturbed_by(~is_kept) and np.sum(is_kept) >= max(_FEWEST, 0.5 * len(rows)):
+        self._look(self.loss)
+        is_spike = ~_outside(self._events(self._height), len(rows))
+        if _crowds(is_spike, self._window):
             # Again, with a level and a noise that the spikes have no part in.
-            events = self._pass(is_kept)
+            self._look(np.where(is_spike, self.level.trend, self.loss))
         jumps = level_jumps(self.level, self.settled, config.false_alarms_per_run, config.min_height)
-        self.spikes, self.explained = self._describe_all(_united(events, jumps, self._window // 4))
+        events = _united(self._events(self._height), jumps, self._window // 4)
+        self.spikes, self.explained = self._describe_all(events)
 
-    def _pass(self, is_kept: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-        rows = self._rows
-        self.level = level_of(self.loss, is_kept, self._window)
-        bottom, top = np.quantile(self.level.expected[:: max(1, len(rows) // 1000)], [0.02, 0.98])
+    def _look(self, calm: Floats) -> None:
+        """Takes level and noise from some losses; with them explanations and threshold from the curve's."""
+        self.level = dataclasses.replace(level_of(calm, self._window), loss=self.loss)
+        bottom, top = np.quantile(self.level.trend[:: max(1, len(calm) // 1000)], [0.02, 0.98])
         self._range = float(top - bottom)
         height, effect = self.level.height, self.effect / self.level.noise
         self.settled = _transient_length(height, self._window)
@@ -257,37 +254,19 @@ class _Search:
         if self._class_reason is not None:
             height = spread_by(effect, height)
             self._explanations.append((height, self._class_reason))
-        self._explanations += explained_heights(rows, height)
+        self._explanations += explained_heights(self._rows, height)
         self._height = self._explanations[-1][0] if self._explanations else height
-        rise = self._rise_of(self._height)
-        events: list[tuple[int, int]] = []
-        # Spikes that are found do not enter the tail either, behind which smaller ones would hide.
-        for _ in range(_ROUNDS):
-            is_noise = _outside(events, len(rows))
-            is_noise[: self.settled] = False
-            self.threshold = noise_limit(rise[is_noise], self._config.false_alarms_per_run)
-            known, events = len(events), self._events(self._height, rise)
-            if len(events) == known:
-                break
-        return events
+        settled = self._height[self.settled :]
+        self.threshold = noise_limit(settled, self._config.false_alarms_per_run, shape_of_body(settled))
 
-    def _rise_of(self, height: Floats) -> Floats:
-        """Heights over those just before: a slope that the running median cut short, as before a step down, is no spike."""
-        return np.asarray(height - np.maximum(0.0, trailing_median(height, max(_FEWEST, self._window // 32))))
-
-    def _is_disturbed_by(self, is_spike: npt.NDArray[np.bool_]) -> bool:
-        """Whether spikes make up more of any window than its quantiles can overlook."""
-        shares = np.add.reduceat(is_spike, np.arange(0, len(is_spike), self._window)) / self._window
-        return bool(np.max(shares) > _OVERLOOKED)
-
-    def _events(self, height: Floats, rise: Floats) -> list[tuple[int, int]]:
+    def _events(self, height: Floats) -> list[tuple[int, int]]:
         """Ranges (first, last) of the excursions: from each point above the threshold to where the loss is in the noise."""
         raised = np.flatnonzero(height > min(_RAISED, _RAISED_SHARE * self.threshold))
         if not len(raised):
             return []
         breaks = np.flatnonzero(np.diff(raised) > 1)
         starts, ends = raised[np.append(0, breaks + 1)], raised[np.append(breaks, len(raised) - 1)]
-        peaks = np.maximum.reduceat(rise[raised], np.append(0, breaks + 1))
+        peaks = np.maximum.reduceat(height[raised], np.append(0, breaks + 1))
         shares = np.maximum.reduceat(self._share_of_least(raised), np.append(0, breaks + 1))
         is_high = (peaks > self.threshold) & (shares >= 1.0)
         merged: list[tuple[int, int]] = []
@@ -302,7 +281,7 @@ class _Search:
 
     def _share_of_least(self, places: Ints) -> Floats:
         """Rises at some places over the smallest that are worth a report there."""
-        expected, noise = self.level.expected[places], self.level.noise[places]
+        expected, noise = self.level.trend[places], self.level.noise[places]
         extent = np.minimum(np.abs(expected), self._range + noise)
         least = np.maximum(self._config.min_height * noise, self._config.min_rise * extent)
         return np.asarray((self.loss[places] - expected) / least)
@@ -318,7 +297,7 @@ class _Search:
                 explained.append(self._explained(start, peak, end, reason))
         if self._explanations:
             is_free = _outside(events, len(self._rows))
-            for start, end in self._events(self._raw, self._rise_of(self._raw)):
+            for start, end in self._events(self._raw):
                 peak = start + int(np.argmax(self._raw[start : end + 1]))
                 words = [reason(peak) for height, reason in self._explanations if height[peak] <= self.threshold]
                 if words and is_free[start : end + 1].all():
@@ -329,7 +308,7 @@ class _Search:
         jump = risen_rate(self._rows, start, max(3, self.level.window // 4))
         if jump is None:
             return None
-        known = comparable_level(self._rows, self.level.expected, jump - 1)
+        known = comparable_level(self._rows, self.level.trend, jump - 1)
         if self.loss[peak] > known + self.threshold * self.level.noise[peak]:
             return None
         rates, step = self._rows.learning_rate, self._rows.step[jump]
@@ -339,10 +318,10 @@ class _Search:
         rows, level = self._rows, self.level
         peak = start + int(np.argmax(self.loss[start : end + 1]))
         near = slice(max(0, start - max(_FEWEST, level.window // 8)), start)
-        before = float(np.median(level.values[near])) if start else float(level.trend[0])
+        before = float(np.median(level.loss[near])) if start else float(level.trend[0])
         has_recovered = self._has_recovered(peak, end, before)
         # After a jump the running median is up with the loss, so the level from before is what was expected.
-        expected = min(level.expected[peak], np.median(self.loss[near]) if start else np.inf) + self.effect[peak]
+        expected = min(level.trend[peak], np.median(self.loss[near]) if start else np.inf) + self.effect[peak]
         return Spike(
             start_step=int(rows.step[start]),
             peak_step=int(rows.step[peak]),
@@ -354,10 +333,10 @@ class _Search:
         )
 
     def _has_recovered(self, peak: int, end: int, before: float) -> bool:
-        after = self.level.values[end + 1 :]
+        after = self.level.loss[end + 1 :]
         if not len(after):
             return False
-        allowed = before + max(self.level.scale[peak], _RECOVERED * (self.level.values[peak] - before))
+        allowed = before + max(self.level.noise[peak], _RECOVERED * (self.level.loss[peak] - before))
         # The trend is the level once it rests on points after the event alone; until then their own median is.
         settled = self.level.trend[end + 1 + self.level.window // 2 :]
         return bool(
@@ -368,6 +347,12 @@ class _Search:
     def _explained(self, start: int, peak: int, end: int, reason: str) -> ExplainedRise:
         steps = self._rows.step
         return ExplainedRise(int(steps[start]), int(steps[peak]), int(steps[end]), reason)
+
+
+def _crowds(is_spike: npt.NDArray[np.bool_], window: int) -> bool:
+    """Whether spikes make up more of any window than its quantiles can overlook."""
+    shares = np.add.reduceat(is_spike, np.arange(0, len(is_spike), window)) / window
+    return bool(np.max(shares) > _OVERLOOKED)
 
 
 def _outside(events: list[tuple[int, int]], points: int) -> npt.NDArray[np.bool_]:

@@ -49,7 +49,7 @@ def course_of(loss: Floats, level: Level, settled: int) -> Course:
     # Levels are read off the interior of the trend: its first and last points rest on few.
     first_place = min(max(settled, half), n - 1)
     places = np.unique(np.linspace(first_place, max(first_place, n - 1 - half), _POINTS).astype(np.intp))
-    path = np.append(level.expected[places], np.median(loss[-max(5, half) :]))
+    path = np.append(level.trend[places], np.median(loss[-max(5, half) :]))
     places = np.append(places, n - 1)
     first, final = float(path[0]), float(path[-1])
     best_at = int(np.argmin(path))

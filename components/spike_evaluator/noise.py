@@ -11,11 +11,6 @@ import numpy.typing as npt
 from spikeguard.components.robust import MAD_TO_SD
 from spikeguard.components.training_curve import Floats
 
-# Powers that a heavy upper tail is bent back by, 0 for the logarithm; the first that does is taken.
-_POWERS = (1.0, 0.5, 0.25, 0.0)
-# Distance from the upper quartile to the 95th percentile over that from the median to the quartile: 1.4 for normal noise,
-# 2.3 for exponential, 2.9 for squared normal, 3.3 for log-normal. Up to here the tail is left as it is.
-_HEAVY = 4.0
 # Range of levels from which it is read how the noise grows with the level, and the fastest growth believed.
 _WIDE, _FASTEST = 3.0, 1.5
 # Windows of the noise are this many times those of the level: a quartile needs more points than a median.
@@ -36,27 +31,21 @@ _LEAST_NOISE = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """Level and noise at each of n points, in a scale in which the noise's upper tail is not too heavy."""
+    """Level and noise at each of n points."""
 
-    power: float
-    """The scale: loss to this power, 0 for its logarithm. 1 where a loss is not positive."""
-    values: Floats
-    """The losses in that scale. Shape (n,)."""
+    loss: Floats
+    """What they were taken from. Shape (n,)."""
     trend: Floats
-    """Running median in that scale. Shape (n,)."""
-    scale: Floats
-    """Robust standard deviation of the noise above the trend in that scale. Shape (n,); > 0."""
-    expected: Floats
-    """The trend as a loss. Shape (n,)."""
+    """Running median. Shape (n,)."""
     noise: Floats
-    """The scale as a loss, for small deviations from the trend. Shape (n,)."""
+    """Robust standard deviation of the losses above the trend. Shape (n,); > 0."""
     window: int
     """Points that the running median sees; odd."""
 
     @property
     def height(self) -> Floats:
         """Distance of each loss from the trend, in standard deviations. Shape (n,)."""
-        return np.asarray((self.values - self.trend) / self.scale)
+        return np.asarray((self.loss - self.trend) / self.noise)
 
 
 def window_of(points: int, wanted: int | None = None) -> int:
@@ -65,69 +54,36 @@ def window_of(points: int, wanted: int | None = None) -> int:
     return max(1, min(window | 1, points - 1 + points % 2))
 
 
-def level_of(loss: Floats, is_kept: npt.NDArray[np.bool_], window: int) -> Level:
-    """Takes level and noise from the points that are kept; the others get what lies between their neighbours.
+def level_of(loss: Floats, window: int) -> Level:
+    """Takes level and noise of a curve.
 
     Args:
       loss: shape (n,), finite, n >= 5.
-      is_kept: shape (n,), False for points that belong to a spike.
-      window: width of the running median in points; odd.
+      window: width of the running median in points; odd, at most n.
     """
-    places = np.flatnonzero(is_kept)
-    window = window_of(len(places), window)
-    _, raw = _slow_quantiles(loss[is_kept], window, [0.5, 0.75, 0.95])
-    is_positive = bool(np.min(loss) > 0.0)
-    power = _power(*raw) if is_positive else 1.0
-    values = _raised(loss, power)
-    per_half = _FINE if len(loss) <= _MANY else _COARSE
-    grid, (median,) = _running_quantiles(values[is_kept], window, [0.5], per_half, shrinks=True)
-    trend = np.interp(np.arange(len(loss)), places[grid], median)
-    expected = _lowered(trend, power)
+    every = np.arange(len(loss))
+    grid, (median,) = _running_quantiles(loss, window, [0.5], _FINE if len(loss) <= _MANY else _COARSE, shrinks=True)
+    trend = np.interp(every, grid, median)
     # Noise that grows with the level is measured in units that do so, too: levels fall faster than windows can follow.
-    unit = expected ** _growth(raw[0], raw[1] - raw[0]) if is_positive and power == 1.0 else np.ones(len(loss))
-    rest = ((values - trend) / unit)[is_kept]
-    wide = window_of(len(places), _NOISE_WINDOWS * window)
-    centers, (middle, upper) = _slow_quantiles(rest, wide, [0.5, 0.75])
-    scale = MAD_TO_SD * np.interp(np.arange(len(loss)), places[centers], upper - middle)
+    unit = _unit(loss, trend, window)
+    wide = window_of(len(loss), _NOISE_WINDOWS * window)
+    centers, (middle, upper) = _slow_quantiles((loss - trend) / unit, wide, [0.5, 0.75])
+    noise = MAD_TO_SD * np.interp(every, centers, upper - middle)
     # Where the loss falls steeply a median follows it point by point: there noise shows in how the points zigzag.
-    kept = values[is_kept]
-    zigzag = np.abs(kept[1:-1] - 0.5 * (kept[:-2] + kept[2:])) / unit[is_kept][1:-1]
+    zigzag = np.abs(loss[1:-1] - 0.5 * (loss[:-2] + loss[2:])) / unit[1:-1]
     centers, (middle,) = _slow_quantiles(zigzag, wide, [0.5])
-    scale = np.maximum(scale, MAD_TO_SD / _ZIGZAG * np.interp(np.arange(len(loss)), places[centers + 1], middle))
-    scale = unit * np.maximum(scale, _LEAST_NOISE * float(np.median(scale)))
-    slope = np.ones(len(loss)) if power == 1.0 else (power or 1.0) * expected ** (power - 1.0)
-    scale = np.maximum(scale, slope * _rounding(loss))
+    noise = np.maximum(noise, MAD_TO_SD / _ZIGZAG * np.interp(every, centers + 1, middle))
+    noise = np.maximum(unit * np.maximum(noise, _LEAST_NOISE * float(np.median(noise))), _rounding(loss))
     # Between two windows the level is on a line, but for a step: there it is the one before until the next is reached.
-    at = places[grid]
-    is_step = np.abs(np.diff(median)) > _STEP * scale[at[:-1]]
+    is_step = np.abs(np.diff(median)) > _STEP * noise[grid[:-1]]
     if np.any(is_step):
-        lengths = np.diff(at)
-        between = trend[at[0] : at[-1]]
-        trend[at[0] : at[-1]] = np.where(np.repeat(is_step, lengths), np.repeat(median[:-1], lengths), between)
-        expected = _lowered(trend, power)
-    return Level(power, values, trend, scale, expected, scale / slope, window)
-
-
-def _slow_quantiles(values: Floats, window: int, shares: Sequence[float]) -> tuple[npt.NDArray[np.intp], list[Floats]]:
-    """Running quantiles of what changes slowly: few windows, of no more points than a quantile needs."""
-    thinning = max(1, window // _ENOUGH)
-    thin = values[::thinning]
-    centers, quantiles = _running_quantiles(thin, window_of(len(thin), window // thinning), shares, _COARSE)
-    return centers * thinning, quantiles
-
-
-def trailing_median(values: Floats, points: int) -> Floats:
-    """Median of about this many points before each one, itself left out; 0 where there are not that many. Shape (n,)."""
-    if len(values) <= points:
-        return np.zeros(len(values))
-    stride = max(1, points // 4)
-    ranked = np.sort(np.lib.stride_tricks.sliding_window_view(values, points)[::stride], axis=1)[:, points // 2]
-    known = np.arange(points, len(values))
-    return np.concatenate([np.zeros(points), ranked[np.minimum((known - points) // stride, len(ranked) - 1)]])
+        lengths, inner = np.diff(grid), slice(grid[0], grid[-1])
+        trend[inner] = np.where(np.repeat(is_step, lengths), np.repeat(median[:-1], lengths), trend[inner])
+    return Level(loss, trend, noise, window)
 
 
 def fitting_window(loss: Floats, widest: int) -> int:
-    """The widest window, up to a quarter of the widest, whose medians follow the level as closely as the noise allows.
+    """The widest window, down to a quarter of the widest, whose medians follow the level as closely as the noise allows.
 
     Args:
       loss: shape (n,), finite, n >= 3.
@@ -141,6 +97,14 @@ def fitting_window(loss: Floats, widest: int) -> int:
         if window <= _NARROW or np.median(np.abs(blocks.ravel() - trend)) <= _CLOSE * zigzag:
             break
     return window
+
+
+def _slow_quantiles(values: Floats, window: int, shares: Sequence[float]) -> tuple[npt.NDArray[np.intp], list[Floats]]:
+    """Running quantiles of what changes slowly: few windows, of no more points than a quantile needs."""
+    thinning = max(1, window // _ENOUGH)
+    thin = values[::thinning]
+    centers, quantiles = _running_quantiles(thin, window_of(len(thin), window // thinning), shares, _COARSE)
+    return centers * thinning, quantiles
 
 
 def _running_quantiles(
@@ -167,31 +131,16 @@ def _running_quantiles(
     return centers, quantiles
 
 
-def _power(middle: Floats, upper: Floats, high: Floats) -> float:
-    """First power under which the upper tail is not heavy, from running medians, quartiles and 95th percentiles."""
-    for power in _POWERS:
-        low, center, top = (_raised(part, power) for part in (middle, upper, high))
-        is_noisy = center > low
-        if not np.any(is_noisy) or np.median((top - center)[is_noisy] / (center - low)[is_noisy]) <= _HEAVY:
-            return power
-    return _POWERS[-1]
-
-
-def _growth(level: Floats, noise: Floats) -> float:
-    """Power of the level with which the noise grows; 0 where the level hardly changes."""
-    is_noisy = noise > 0.0
+def _unit(loss: Floats, trend: Floats, window: int) -> Floats:
+    """The trend to the power with which the noise grows with it; 1 where it hardly changes or a loss is not positive."""
+    if np.min(loss) <= 0.0:
+        return np.ones(len(loss))
+    _, (level, upper) = _slow_quantiles(loss, window, [0.5, 0.75])
+    is_noisy = upper > level
     if np.sum(is_noisy) < 2 or np.quantile(level, 0.95) < _WIDE * np.quantile(level, 0.05):
-        return 0.0
-    slope = np.polyfit(np.log(level[is_noisy]), np.log(noise[is_noisy]), 1)[0]
-    return float(np.clip(slope, 0.0, _FASTEST))
-
-
-def _raised(loss: Floats, power: float) -> Floats:
-    return np.asarray(np.log(loss) if power == 0.0 else loss if power == 1.0 else loss**power)
-
-
-def _lowered(values: Floats, power: float) -> Floats:
-    return np.asarray(np.exp(values) if power == 0.0 else values if power == 1.0 else values ** (1.0 / power))
+        return np.ones(len(loss))
+    slope = np.polyfit(np.log(level[is_noisy]), np.log((upper - level)[is_noisy]), 1)[0]
+    return np.asarray(trend ** np.clip(slope, 0.0, _FASTEST))
 
 
 def _rounding(loss: Floats) -> float:

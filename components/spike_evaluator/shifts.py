@@ -26,12 +26,12 @@ def level_jumps(level: Level, first: int, false_alarms: float, least: float) -> 
     points = max(_FEWEST, level.window // _SHARE)
     stride = max(1, points // 4)
     per_side = -(-points // stride)
-    if len(level.values) - first < 4 * points:
+    if len(level.loss) - first < 4 * points:
         return []
-    values = level.values[first:]
+    values = level.loss[first:]
     medians = np.median(np.lib.stride_tricks.sliding_window_view(values, points)[::stride], axis=1)
     borders = first + np.arange(len(medians) - per_side) * stride + points
-    jump = (medians[per_side:] - medians[:-per_side]) / level.scale[borders]
+    jump = (medians[per_side:] - medians[:-per_side]) / level.noise[borders]
     high = np.flatnonzero(jump > max(least, noise_limit(jump, false_alarms)))
     groups = np.split(high, np.flatnonzero(np.diff(high) > per_side) + 1) if len(high) else []
     return [_range(level, group[np.argmax(jump[group])], jump, medians, borders, points) for group in groups]
@@ -41,8 +41,8 @@ def _range(
     level: Level, place: int, jump: Floats, medians: Floats, borders: np.ndarray[int, np.dtype[np.intp]], points: int
 ) -> tuple[int, int]:
     border = int(borders[place])
-    middle = float(medians[place]) + _HALF * float(jump[place] * level.scale[border])
-    near = level.values[border - points // 2 : border + points // 2 + 1] > middle
+    middle = float(medians[place]) + _HALF * float(jump[place] * level.noise[border])
+    near = level.loss[border - points // 2 : border + points // 2 + 1] > middle
     start = border - points // 2 + (int(np.argmax(near)) if near.any() else points // 2)
     # At the jump itself the trend may lag; what is below the middle later is the way back.
     later = border + points

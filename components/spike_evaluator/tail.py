@@ -17,9 +17,13 @@ from spikeguard.components.training_curve import Floats
 _TAIL_POWER, _FEWEST = 0.65, 20
 # Peaks that may be spikes at most: some, and a share of all points. What happens more often is how the run is.
 _SPIKES, _SPIKE_SHARE = 5, 0.005
-# Shapes of the noise: from bounded to very heavy-tailed, most like normal or exponential noise.
-_SHAPE_MEAN, _SHAPE_SD = 0.0, 0.1
+# Shapes of the noise, from bounded to very heavy-tailed: before the tail is looked at, they are believed to be like those of
+# normal or exponential noise, give or take this much. Where the body is skewed already, as that of log-normal noise is, the
+# tail is believed to be heavier by so much for each unit that its upper part is longer than that of squared normal noise.
+_SHAPE_SD, _SHAPE_PER_SKEW, _USUAL_SKEW = 0.1, 0.2, 3.0
 _SHAPES = np.linspace(-0.4, 1.0, 29)
+# Points that a 95th percentile is taken from.
+_STRETCH = 100
 # Scales, in units of what the lowest third of the peaks, which no spikes reach, would mean for exponential ones.
 _SCALES = np.geomspace(0.25, 4.0, 29)
 # Shares of the most that may be spikes.
@@ -33,12 +37,14 @@ _SHORT, _STUDENT, _STUDENT_SD = 200, 1.103, 1.134
 _REPRESENTATIVES = 64
 
 
-def noise_limit(height: Floats, false_alarms: float) -> float:
+def noise_limit(height: Floats, false_alarms: float, expected_shape: float = 0.0) -> float:
     """Height that the noise of a run exceeds, anywhere in it, with this probability.
 
     Args:
       height: distance of each point from its level in standard deviations. Shape (n,), n >= 1.
       false_alarms: expected number of peaks above the limit in a run without spikes; in (0, 1).
+      expected_shape: of the generalized Pareto distribution, before the tail is looked at; 0 for that of normal or
+        exponential noise.
 
     >>> noise = np.random.default_rng(0).normal(size=5000)
     >>> 4 < noise_limit(noise, 0.01) < 8
@@ -51,7 +57,7 @@ def noise_limit(height: Floats, false_alarms: float) -> float:
     if unit <= 0.0:
         return base
     most = min(0.5, (_SPIKES + _SPIKE_SHARE * len(height)) / len(excess))
-    weight, scale, shape = _posterior(excess / unit, most)
+    weight, scale, shape = _posterior(excess / unit, most, expected_shape)
 
     def alarms(limit: float) -> float:
         return float(len(excess) * np.sum(weight * np.exp(_log_survival(limit, scale, shape))))
@@ -68,6 +74,25 @@ def noise_limit(height: Floats, false_alarms: float) -> float:
     return min(limit, float(np.cbrt(_STUDENT * len(height) / false_alarms)) / _STUDENT_SD)
 
 
+def shape_of_body(height: Floats) -> float:
+    """The tail's shape that the noise's quartiles and 95th percentiles let expect; 0 for curves too short to tell.
+
+    Taken from stretches of the curve, as the noise may show in some of them only.
+
+    Args:
+      height: as in `noise_limit`.
+    """
+    if len(height) <= _SHORT:
+        return 0.0
+    stretches = height[: len(height) // _STRETCH * _STRETCH].reshape(-1, _STRETCH)
+    middle, upper, high = np.quantile(stretches, [0.5, 0.75, 0.95], axis=1)
+    is_noisy = upper > middle
+    if not np.any(is_noisy):
+        return 0.0
+    skew = float(np.median((high - upper)[is_noisy] / (upper - middle)[is_noisy]))
+    return _SHAPE_PER_SKEW * max(0.0, skew - _USUAL_SKEW)
+
+
 def _peaks(excess: Floats) -> Floats:
     """The largest value of each stretch above zero; stretches one point apart are one."""
     above = np.flatnonzero(excess > 0.0)
@@ -77,8 +102,9 @@ def _peaks(excess: Floats) -> Floats:
     return np.asarray(np.maximum.reduceat(excess[above], starts))
 
 
-def _posterior(excess: Floats, most: float) -> tuple[Floats, Floats, Floats]:
-    """Weights of the pairs of scale and shape, given sorted peaks of which at most the share `most` are spikes."""
+def _posterior(excess: Floats, most: float, expected_shape: float) -> tuple[Floats, Floats, Floats]:
+    """Weights of the pairs of scale and shape, given sorted peaks, the most of them that may be spikes, as a share, and the
+    shape that is expected."""
     lower, upper = excess[:-_REPRESENTATIVES], excess[-_REPRESENTATIVES:]
     chosen, copies = upper, np.ones(len(upper))
     if len(lower):
@@ -94,7 +120,7 @@ def _posterior(excess: Floats, most: float) -> tuple[Floats, Floats, Floats]:
         fits = np.stack([copies @ np.log((1.0 - crowd) * noise + crowd * spike) for crowd in _CROWDS * most])
     # Spikes are few: each crowd is as likely as the prior for one of its size, which falls with it.
     fits -= (_CROWDS * most * len(excess) / _SPIKES)[:, None]
-    fits -= 0.5 * ((shape - _SHAPE_MEAN) / _SHAPE_SD) ** 2
+    fits -= 0.5 * ((shape - expected_shape) / _SHAPE_SD) ** 2
     weight = np.exp(fits - np.max(fits)).sum(axis=0)
     return weight / np.sum(weight), scale, shape
 
