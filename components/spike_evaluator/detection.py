@@ -89,6 +89,8 @@ class Spike:
     """(loss_at_peak - expected_loss) / local robust standard deviation of the noise."""
     recovered: bool
     """Whether the loss came back to its level from before the spike, at any time before the end of the run."""
+    peak_epoch: int | None = None
+    """Epoch of the peak; None where the curve does not tell epochs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,6 +332,7 @@ class _Search:
             expected_loss=float(expected),
             height=float((rows.loss[peak] - expected) / level.noise[peak]),
             recovered=has_recovered,
+            peak_epoch=int(rows.epoch[peak]) if rows.epoch[-1] > 0 else None,
         )
 
     def _has_recovered(self, peak: int, end: int, before: float) -> bool:

@@ -116,7 +116,9 @@ def judge(
     if findings.non_finite_steps:
         return "diverged", (_non_finite(findings.non_finite_steps, curve.kind),)
     if lasting < policy.min_points:
-        return "insufficient", (f"the curve has {lasting} points; {policy.min_points} are needed for a verdict",)
+        few = f"the curve has {lasting} points; {policy.min_points} are needed for a verdict"
+        # Keras' TensorBoard callback logs epochs by default.
+        return "insufficient", (few if curve.kind == "step" else f"{few}: log the loss by batch, not by epoch",)
     reasons = [
         *_start_reasons(curve, findings, policy),
         *_level_reasons(findings, policy),

@@ -10,7 +10,7 @@
      "curve": {"points", "first_step", "last_step", "kind": "step" | "epoch",
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
-                 "causes": [{"cause", "status", "score", "evidence", "remedy"}]}],
+                 "peak_epoch": number or null, "causes": [{"cause", "status", "score", "evidence", "remedy"}]}],
      "explained": [{"start_step", "peak_step", "end_step", "reason"}],
      "validation_spikes": as "spikes", without causes,
      "levels": {"first", "best", "final", "noise"}, null where unknown,

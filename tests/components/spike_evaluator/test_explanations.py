@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spikeguard.components.spike_evaluator.composition import line_of_descent
-from spikeguard.components.spike_evaluator.detection import SpikeFindings, detect_spikes
+from spikeguard.components.spike_evaluator.detection import DetectionConfig, SpikeFindings, detect_spikes
 from spikeguard.components.training_curve import Floats, TrainingCurve
 
 N = 1200
@@ -64,6 +64,7 @@ def test_place_in_the_epoch_that_is_always_high_is_explained() -> None:
     loss[650] += 0.8
     findings = _find(loss=loss, epoch=EPOCH, position=POSITION)
     assert _peaks(findings) == [651]
+    assert findings.spikes[0].peak_epoch == 6
     assert {rise.peak_step for rise in findings.explained} == set(range(101, N, 100))
     assert "the first step of an epoch" in findings.explained[0].reason
     loss[700] += 3.0  # Far above what the first steps of epochs show.
@@ -146,3 +147,44 @@ def test_curves_of_epochs_are_judged(points: int) -> None:
         assert _find(loss=calm, kind="epoch").spikes == ()
         calm[points - 4] += 0.4
         assert _peaks(_find(loss=calm, kind="epoch")) == [points - 3]
+
+
+def test_spikes_that_crowd_a_short_curve_do_not_hide_each_other() -> None:
+    for seed in range(5):
+        loss = 1.5 * np.exp(-np.arange(20) / 5) + 0.3 + 0.02 * np.random.default_rng(seed).normal(size=20)
+        loss[[12, 13, 17]] += [0.8, 0.4, 0.6]
+        assert _peaks(_find(loss=loss, kind="epoch")) == [13, 18]
+
+
+def test_rise_that_nobody_would_see_is_no_spike() -> None:
+    loss = 2 + np.exp(-np.arange(N) / 200) + 1e-5 * np.random.default_rng(6).normal(size=N)
+    loss[900] += 3e-4
+    assert _find(loss=loss).spikes == ()
+    config = DetectionConfig(min_rise=0.0)
+    assert _peaks(detect_spikes(TrainingCurve.from_losses(loss), config)) == [901]
+    # Nor is one of a few standard deviations, however short the tail is.
+    bounded = np.random.default_rng(7).uniform(size=N)
+    bounded[900] = 2.3
+    assert _find(loss=bounded).spikes == ()
+    config = DetectionConfig(min_height=3.0)
+    assert _peaks(detect_spikes(TrainingCurve.from_losses(bounded), config)) == [901]
+
+
+def test_noise_that_falls_with_the_level_is_followed_where_windows_cannot() -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        loss = 50 * (1 + np.arange(N)) ** -0.9 * np.exp(0.1 * rng.normal(size=N))
+        assert _find(loss=loss).spikes == ()
+        loss[80] *= 3
+        assert _peaks(_find(loss=loss)) == [81]
+
+
+def test_heavy_tail_that_the_body_lets_expect_raises_no_alarm() -> None:
+    alarmed = sum(bool(_find(loss=np.exp(1.5 * np.random.default_rng(s).normal(size=1000))).spikes) for s in range(30))
+    assert alarmed <= 2
+
+
+def test_rounded_log_without_noise_raises_no_alarm() -> None:
+    loss = np.round(0.5 + 0.0001 * np.random.default_rng(8).normal(size=N), 3)
+    loss[[300, 600]] += 0.001
+    assert _find(loss=loss).spikes == ()

@@ -94,6 +94,8 @@ def test_any_non_finite_loss_is_divergence(value: float) -> None:
 def test_short_curve_is_insufficient() -> None:
     assert _judge(_calm(19)) == ("insufficient", "the curve has 19 points; 20 are needed for a verdict")
     assert _judge(_calm(19), SpikePolicy(min_points=15))[0] == "stable"
+    epochs = TrainingCurve.from_columns(kind="epoch", loss=_calm(5))
+    assert evaluate(epochs).reasons[0].endswith("for a verdict: log the loss by batch, not by epoch")
     assert _judge(np.empty(0))[0] == "insufficient"
 
 
