@@ -7,6 +7,7 @@ import pytest
 
 from spikeguard.components.spike_evaluator.composition import line_of_descent
 from spikeguard.components.spike_evaluator.detection import DetectionConfig, SpikeFindings, detect_spikes
+from spikeguard.components.spike_evaluator.noise import fitting_window, level_of, window_of
 from spikeguard.components.training_curve import Floats, TrainingCurve
 
 N = 1200
@@ -188,3 +189,24 @@ def test_rounded_log_without_noise_raises_no_alarm() -> None:
     loss = np.round(0.5 + 0.0001 * np.random.default_rng(8).normal(size=N), 3)
     loss[[300, 600]] += 0.001
     assert _find(loss=loss).spikes == ()
+
+
+def test_level_and_noise_are_those_of_the_curve() -> None:
+    level = 100.0 / (1 + np.arange(2000) / 10)
+    loss = level * (1 + 0.05 * np.random.default_rng(9).normal(size=2000))
+    found = level_of(loss, fitting_window(loss, window_of(2000)))
+    inner = slice(30, -30)
+    np.testing.assert_allclose(found.trend[inner], level[inner], rtol=0.1)
+    # Measured too small, noise is taken for spikes.
+    ratio = found.noise[inner] / (0.05 * level[inner])
+    assert 0.8 < ratio.min()
+    assert 0.9 < np.median(ratio) < 1.1
+
+
+def test_long_bursts_close_together_are_one_spike() -> None:
+    loss = _base()
+    loss[300:310] += 3.0
+    loss[313:323] += 3.0
+    (spike,) = _find(loss=loss).spikes
+    assert spike.start_step == 301
+    assert spike.end_step == pytest.approx(323, abs=5)
