@@ -320,26 +320,26 @@ class _Search:
         rows, level = self._rows, self.level
         peak = start + int(np.argmax(self.loss[start : end + 1]))
         near = slice(max(0, start - max(_FEWEST, level.window // 8)), start)
-        before = float(np.median(level.loss[near])) if start else float(level.trend[0])
+        before = float(np.median(self.loss[near])) if start else float(level.trend[0])
         has_recovered = self._has_recovered(peak, end, before)
         # After a jump the running median is up with the loss, so the level from before is what was expected.
-        expected = min(level.trend[peak], np.median(self.loss[near]) if start else np.inf) + self.effect[peak]
+        expected = min(float(level.trend[peak]), before) + float(self.effect[peak])
         return Spike(
             start_step=int(rows.step[start]),
             peak_step=int(rows.step[peak]),
             end_step=int(rows.step[end]),
             loss_at_peak=float(rows.loss[peak]),
-            expected_loss=float(expected),
+            expected_loss=expected,
             height=float((rows.loss[peak] - expected) / level.noise[peak]),
             recovered=has_recovered,
             peak_epoch=int(rows.epoch[peak]) if rows.epoch[-1] > 0 else None,
         )
 
     def _has_recovered(self, peak: int, end: int, before: float) -> bool:
-        after = self.level.loss[end + 1 :]
+        after = self.loss[end + 1 :]
         if not len(after):
             return False
-        allowed = before + max(self.level.noise[peak], _RECOVERED * (self.level.loss[peak] - before))
+        allowed = before + max(self.level.noise[peak], _RECOVERED * (self.loss[peak] - before))
         # The trend is the level once it rests on points after the event alone; until then their own median is.
         settled = self.level.trend[end + 1 + self.level.window // 2 :]
         return bool(
