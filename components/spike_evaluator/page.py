@@ -16,7 +16,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f23; max-width: 60rem; m
 h1 { font-size: 1.4rem; } .verdict { padding: .1rem .6rem; border-radius: .3rem; color: #fff; background: #a32020; }
 .verdict.stable { background: #1d6b35; } .verdict.insufficient { background: #6b5a1d; }
 svg { width: 100%; border: 1px solid #d5d9de; } .loss { fill: #6d9bd1; stroke: #6d9bd1; } .spike { fill: #a32020; }
-.level { fill: none; stroke: #1c1f23; stroke-width: 1.5; } table { border-collapse: collapse; }
+svg text { font-size: 12px; fill: #1c1f23; } .level { fill: none; stroke: #1c1f23; stroke-width: 1.5; } table { border-collapse: collapse; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #d5d9de; } td.text, th.text { text-align: left; }
 """
 

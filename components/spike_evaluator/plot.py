@@ -14,7 +14,8 @@ from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 _DECADES = 100.0
 # Bits of a braille character's dots, from the top, left and right.
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-_SVG_WIDTH, _SVG_HEIGHT, _MARGIN = 960, 320, 8
+# Of the page's drawing, in its own units; losses stand left of the curve, steps below it.
+_WIDTH, _HEIGHT, _MARGIN, _LEFT, _BOTTOM = 960, 320, 8, 64, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +106,12 @@ def svg_plot(evaluation: Evaluation) -> str:
     curve, findings = evaluation.curve, evaluation.findings
     if curve is None or findings is None or not np.isfinite(curve.loss).any():
         return ""
-    outline = _outline(curve, _SVG_WIDTH - 2 * _MARGIN)
+    outline = _outline(curve, _WIDTH - _LEFT - _MARGIN)
     columns = len(outline.low)
-    x = _MARGIN + (np.arange(columns) + 0.5) * (_SVG_WIDTH - 2 * _MARGIN) / columns
+    x = _LEFT + (np.arange(columns) + 0.5) * (_WIDTH - _LEFT - _MARGIN) / columns
 
     def y(values: Floats) -> Floats:
-        return np.asarray(_SVG_HEIGHT - _MARGIN - outline.rise(values) * (_SVG_HEIGHT - 2 * _MARGIN))
+        return np.asarray(_HEIGHT - _BOTTOM - outline.rise(values) * (_HEIGHT - _BOTTOM - _MARGIN))
 
     def path(values: Floats, places: Floats) -> str:
         is_known = np.isfinite(values)
@@ -126,7 +127,14 @@ def svg_plot(evaluation: Evaluation) -> str:
         left, top = x[outline.column_of[place]], y(np.array([spike.loss_at_peak]))[0]
         text = html.escape(f"{curve.kind} {spike.peak_step}: {spike.loss_at_peak:.4g}")
         marks.append(f'<circle class="spike" cx="{left:.1f}" cy="{top:.1f}" r="5"><title>{text}</title></circle>')
+    edges = ((np.nanmax(outline.high), _MARGIN + 8), (np.nanmin(outline.low), _HEIGHT - _BOTTOM))
+    labels = [f'<text x="{_LEFT - 6}" y="{top}" text-anchor="end">{loss:.4g}</text>' for loss, top in edges]
+    labels += [
+        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{curve.kind} {curve.step[0]}</text>',
+        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - 6}" text-anchor="end">{curve.kind} {curve.step[-1]}</text>',
+    ]
     return (
-        f'<svg viewBox="0 0 {_SVG_WIDTH} {_SVG_HEIGHT}" role="img" aria-label="training loss by {curve.kind}">'
-        f'<polygon class="loss" points="{area}"/><polyline class="level" points="{path(level, x)}"/>{"".join(marks)}</svg>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="training loss by {curve.kind}">'
+        f'<polygon class="loss" points="{area}"/><polyline class="level" points="{path(level, x)}"/>'
+        f"{''.join(marks)}{''.join(labels)}</svg>"
     )
