@@ -118,8 +118,6 @@ def _posterior(excess: Floats, most: float, expected_shape: float) -> tuple[Floa
     spike = np.where(is_high, 1.0 / (np.where(is_high, chosen, 1.0) * width), 0.0)[:, None]
     with np.errstate(divide="ignore"):
         fits = np.stack([copies @ np.log((1.0 - crowd) * noise + crowd * spike) for crowd in _CROWDS * most])
-    # Spikes are few: each crowd is as likely as the prior for one of its size, which falls with it.
-    fits -= (_CROWDS * most * len(excess) / _SPIKES)[:, None]
     fits -= 0.5 * ((shape - expected_shape) / _SHAPE_SD) ** 2
     weight = np.exp(fits - np.max(fits)).sum(axis=0)
     return weight / np.sum(weight), scale, shape
