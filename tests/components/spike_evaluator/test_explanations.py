@@ -210,3 +210,8 @@ def test_long_bursts_close_together_are_one_spike() -> None:
     (spike,) = _find(loss=loss).spikes
     assert spike.start_step == 301
     assert spike.end_step == pytest.approx(323, abs=5)
+
+
+def test_short_flat_curve_has_not_diverged() -> None:
+    for seed in range(40):
+        assert _find(loss=1 + 0.01 * np.random.default_rng(seed).normal(size=25), kind="epoch").diverged_from is None
