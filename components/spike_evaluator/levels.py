@@ -12,7 +12,7 @@ from spikeguard.components.training_curve import Floats
 # Progress that is none: below this share of all that the run made.
 _LEAST_PROGRESS = 0.02
 # A rise is more than the noise of a level from this many standard deviations of single losses on.
-_NOISE = 3.0
+_NOISE = 4.0
 # Rises that a run has come back from are its way of moving: as much again is no divergence.
 _WANDER = 1.5
 # Levels that stand for a run.

@@ -2,4 +2,5 @@
 
 from spikeguard.cli import main
 
-main(prog_name="spikeguard")
+if __name__ == "__main__":
+    main(prog_name="spikeguard")
