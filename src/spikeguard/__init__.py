@@ -35,10 +35,15 @@ if TYPE_CHECKING:
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
     from spikeguard.components.training_curve import TrainingCurve
+    from spikeguard.components.training_statistics.component import TrainingStatistics
+    from spikeguard.components.training_statistics.reading import SplitStatistics, read_training_statistics
+    from spikeguard.components.training_statistics.results import PositionStatistics, RobustStatistics
+    from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
+    "Fences": "components.training_statistics.robust_statistics",
     "GeneralizedCrossEntropy": "components.guarded_trainer.losses",
     "GuardAction": "components.guarded_trainer.guard_state",
     "GuardEvent": "components.guarded_trainer.guard_state",
@@ -48,24 +53,30 @@ _MODULE_OF = {
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "PositionStatistics": "components.training_statistics.results",
     "Recipe": "components.guarded_trainer.recipe",
+    "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
     "SpikeEvaluation": "components.artifacts",
     "SpikeEvaluator": "components.spike_evaluator.component",
     "SpikeGuard": "components.guarded_trainer.guard",
     "SpikePolicy": "components.spike_evaluator.policy",
     "SpikeguardError": "components.errors",
+    "SplitStatistics": "components.training_statistics.reading",
     "TrainingCurve": "components.training_curve",
+    "TrainingStatistics": "components.training_statistics.component",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
+    "read_training_statistics": "components.training_statistics.reading",
     "warmup_steps_for": "components.guarded_trainer.schedule",
 }
 
 __all__ = [
     "CurveRecorder",
     "DetectionConfig",
+    "Fences",
     "GeneralizedCrossEntropy",
     "GuardAction",
     "GuardEvent",
@@ -75,18 +86,23 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "PositionStatistics",
     "Recipe",
+    "RobustStatistics",
     "SmoothedCrossEntropy",
     "SpikeEvaluation",
     "SpikeEvaluator",
     "SpikeGuard",
     "SpikePolicy",
     "SpikeguardError",
+    "SplitStatistics",
     "TrainingCurve",
+    "TrainingStatistics",
     "detect_spikes",
     "learning_rate_range",
     "read_curve",
     "read_curves",
+    "read_training_statistics",
     "warmup_steps_for",
 ]
 
