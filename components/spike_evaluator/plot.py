@@ -63,9 +63,9 @@ def terminal_plot(evaluation: Evaluation, columns: int = 72, rows: int = 8) -> s
 
     >>> from spikeguard.components.spike_evaluator.result import evaluate
     >>> print(terminal_plot(evaluate(TrainingCurve.from_losses([4.0, 3.0, 2.0, 1.0])), rows=2))
-          4 ┤⠑⢄
-          1 ┤⠀⠀⠑⢄
-            1     4
+              4 ┤⢣⠀
+              1 ┤⠈⢆
+                1 4
     """
     curve, findings = evaluation.curve, evaluation.findings
     if curve is None or findings is None or not np.isfinite(curve.loss).any():
@@ -75,7 +75,10 @@ def terminal_plot(evaluation: Evaluation, columns: int = 72, rows: int = 8) -> s
     low, high = (
         np.nan_to_num(outline.rise(part) * (height - 1), nan=-1.0).round() for part in (outline.low, outline.high)
     )
-    # A column reaches to its neighbour, so that a steep curve stays one line.
+    # A column reaches to the next, so that a steep curve stays one line.
+    is_known = (low[1:] >= 0) & (low[:-1] >= 0)
+    reach_down, reach_up = np.minimum(low[:-1], high[1:] + 1), np.maximum(high[:-1], low[1:] - 1)
+    low[:-1], high[:-1] = np.where(is_known, reach_down, low[:-1]), np.where(is_known, reach_up, high[:-1])
     is_drawn = (np.arange(height)[:, None] >= low) & (np.arange(height)[:, None] <= high) & (low >= 0)
     dots = np.zeros((height, len(low) + len(low) % 2), dtype=bool)
     dots[:, : len(low)] = is_drawn[::-1]

@@ -37,7 +37,9 @@ def _sources(clone: pathlib.Path) -> set[str]:
     """What must be in a distribution, as paths below the import package."""
     folders = ("components", "pipelines", "schemas")
     found = {str(path.relative_to(clone)) for name in folders for path in (clone / name).rglob("*.*") if path.is_file()}
-    return {name for name in found if "__pycache__" not in name} | {"__init__.py", "py.typed"}
+    own = {path.name for path in (clone / "src" / "spikeguard").glob("*.*") if path.is_file()}
+    assert {"__init__.py", "py.typed"} < own
+    return {name for name in found if "__pycache__" not in name} | own
 
 
 def test_wheel_holds_all_sources(clone: pathlib.Path, distributions: pathlib.Path, tmp_path: pathlib.Path) -> None:
