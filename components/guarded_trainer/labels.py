@@ -8,7 +8,7 @@ import numpy as np
 
 from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.guarded_trainer.recipe import Task
-from spikeguard.components.robust import MAD_TO_SD
+from spikeguard.components.robust import robust_sd
 from spikeguard.components.training_curve import Floats
 
 # Huber's estimator of location keeps 95 % efficiency on normal data with this tuning constant (Huber 1981, 4.5).
@@ -89,5 +89,4 @@ def huber_delta(statistics: LabelStatistics) -> float:
 
 def _robust_scale(label: Floats) -> float:
     """1.4826 x median absolute deviation; where more than half of the labels are equal, their standard deviation."""
-    mad = float(np.median(np.abs(label - np.median(label))))
-    return MAD_TO_SD * mad if mad > 0 else float(np.std(label))
+    return robust_sd(label) or float(np.std(label))

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.robust import MAD_TO_SD
+from spikeguard.components.robust import robust_sd
 from spikeguard.components.training_curve import Floats
 
 # Batches that are read, and used again and again.
@@ -168,7 +168,7 @@ def _measure(
     level = float(np.median(np.abs(start[usable])))
     changes = sweep(rates, lambda changes: _is_lost(changes, level))
     losses = start[order_used] + changes
-    margin = max(_NOISE_SDS * _noise(changes), _RISE_SHARE * level, _robust_sd(start[usable]))
+    margin = max(_NOISE_SDS * _noise(changes), _RISE_SHARE * level, robust_sd(start[usable]))
     used = rates[: len(changes)]
     lowest_useful, steepest = _fall(used, changes, level, len(rates))
     return LearningRateRange(
@@ -238,15 +238,11 @@ def _medians(values: Floats, width: int) -> Floats:
     return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
 
 
-def _robust_sd(values: Floats) -> float:
-    return MAD_TO_SD * float(np.median(np.abs(values - np.median(values))))
-
-
 def _noise(changes: Floats) -> float:
     """Robust standard deviation of a change at rates too low to matter, by the differences of the first ten steps."""
     early = changes[:11]
     early = early[np.isfinite(early)]
-    return _robust_sd(np.diff(early)) / math.sqrt(2) if len(early) > 2 else 0.0
+    return robust_sd(np.diff(early)) / math.sqrt(2) if len(early) > 2 else 0.0
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from spikeguard.components.robust import MAD_TO_SD
+from spikeguard.components.robust import MAD_TO_SD, robust_sd
 from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 
 # A batch of fewer rows than this share of the usual is short.
@@ -121,7 +121,7 @@ def _by_place(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] | N
     for offset in _PLACES:
         places = firsts + offset
         places = places[(places >= 0) & (places < len(height))]
-        center, spread = _center_and_spread(height[places])
+        center, spread = float(np.median(height[places])), robust_sd(height[places])
         if abs(center) > _SPECIAL or spread > _SPECIAL:
             rest[places] = (height[places] - center) / max(1.0, spread)
             special.update(dict.fromkeys(places.tolist(), offset))
@@ -129,11 +129,6 @@ def _by_place(curve: TrainingCurve, height: Floats) -> tuple[Floats, Reason] | N
     return (
         (rest, lambda place: names[special.get(place, 0)] + ", where the loss is always different") if special else None
     )
-
-
-def _center_and_spread(values: Floats) -> tuple[float, float]:
-    center = float(np.median(values))
-    return center, float(MAD_TO_SD * np.median(np.abs(values - center)))
 
 
 def risen_rate(curve: TrainingCurve, place: int, within: int) -> int | None:

@@ -197,7 +197,7 @@ def _too_few(rows: TrainingCurve) -> SpikeFindings:
 
 def _findings(rows: TrainingCurve, config: DetectionConfig) -> SpikeFindings:
     search = _Search(rows, config)
-    course = course_of(search.loss, search.level, search.settled)
+    course = course_of(search.level, search.settled)
     return SpikeFindings(
         points=len(rows),
         spikes=search.spikes,

@@ -37,19 +37,18 @@ class Course:
     """Place after which the level did not fall any more, where that is in the first half; else None."""
 
 
-def course_of(loss: Floats, level: Level, settled: int) -> Course:
+def course_of(level: Level, settled: int) -> Course:
     """Reads a run's course off its trend.
 
     Args:
-      loss: shape (n,), finite.
-      level: of the same points.
+      level: of n points.
       settled: first place after the initial transient.
     """
     n, half = len(level.trend), level.window // 2
     # Levels are read off the interior of the trend: its first and last points rest on few.
     first_place = min(max(settled, half), n - 1)
     places = np.unique(np.linspace(first_place, max(first_place, n - 1 - half), _POINTS).astype(np.intp))
-    path = np.append(level.trend[places], np.median(loss[-max(5, half) :]))
+    path = np.append(level.trend[places], np.median(level.loss[-max(5, half) :]))
     places = np.append(places, n - 1)
     first, final = float(path[0]), float(path[-1])
     best_at = int(np.argmin(path))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from spikeguard.components.training_curve import Floats
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,11 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.robust import MAD_TO_SD, NORMAL_QUARTILE
+from spikeguard.components.training_curve import Floats
 
-Floats = npt.NDArray[np.float64]
 FenceRule = Literal["constant", "mad", "adjusted_boxplot", "tail_quantiles"]
 
 # Levels of the quantiles that are kept, finer towards the tails.

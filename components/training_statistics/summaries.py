@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tfx_bsl import sketches
 
-from spikeguard.components.training_statistics.moments import Floats, Moments
+from spikeguard.components.training_curve import Floats
+from spikeguard.components.training_statistics.moments import Moments
 from spikeguard.components.training_statistics.robust_statistics import QuantileGrid
 
 # Rank error of a quantile that is guaranteed. Of a vector there are many sketches, so each is smaller.

@@ -26,11 +26,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tests.bench import RESULTS
 from tests.bench.detection_curves import KINDS, REAL, UNJUDGED_SHARE, curves
 from tests.bench.detection_report import report
 from tests.bench.detection_scores import LARGE, OURS, RULES, Score, judge, measure, measure_speed, merged
-
-RESULTS = pathlib.Path(__file__).parent.parent.parent / "bench_results"
 
 
 def main(argv: Sequence[str] | None = None) -> list[Score]:

@@ -28,8 +28,8 @@ import tensorflow as tf
 from rich.console import Console
 
 from spikeguard.components.guarded_trainer.schedule import GuardedSchedule
-from tests.bench import guard_report
-from tests.bench.guard_data import DATA_SETS, RESULTS, TWINS_ONLY, load, prepare
+from tests.bench import RESULTS, guard_report
+from tests.bench.guard_data import DATA_SETS, TWINS_ONLY, load, prepare
 from tests.bench.guard_runs import ARMS, Run, Training, arm_named, build, loss_of, run_all
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)

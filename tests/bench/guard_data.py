@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,7 @@ from spikeguard.components.guarded_trainer.batches import plan_batches
 from spikeguard.components.guarded_trainer.labels import label_statistics
 from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.pipelines import flights
-
-RESULTS = pathlib.Path(__file__).parent.parent.parent / "bench_results"
+from tests.bench import RESULTS
 
 Array = npt.NDArray[np.float32]
 # Features that are names, not amounts; their 0/1 columns are left as they are.

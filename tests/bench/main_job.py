@@ -16,9 +16,9 @@ from rich.table import Table
 
 from spikeguard.pipelines import flights
 from spikeguard.schemas import schema_path
+from tests.bench import RESULTS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-RESULTS = ROOT / "bench_results"
 
 
 def _seconds(command: list[str], folder: pathlib.Path) -> float:

@@ -36,8 +36,8 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 import spikeguard
+from tests.bench import RESULTS
 
-RESULTS = pathlib.Path(__file__).parent.parent.parent / "bench_results"
 ARMS = ("bare", "plain", "recorder", "guard", "both")
 _BASES = ("plain", "bare")
 # Steps that a part's clock leaves out: Keras starts its input there.
