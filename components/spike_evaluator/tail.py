@@ -47,7 +47,7 @@ def noise_limit(height: Floats, false_alarms: float, expected_shape: float = 0.0
         exponential noise.
 
     >>> noise = np.random.default_rng(0).normal(size=5000)
-    >>> 4 < noise_limit(noise, 0.01) < 8
+    >>> bool(4 < noise_limit(noise, 0.01) < 8)
     True
     """
     share = min(0.5, max(_FEWEST, len(height) ** _TAIL_POWER) / len(height))
