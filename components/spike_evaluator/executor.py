@@ -9,11 +9,12 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from google.protobuf import message
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx.dsl.components.base import base_executor
 from tfx.types import Artifact, artifact_utils
 
+from spikeguard.components.anomalies import ANOMALIES_FILE, read_anomalies
+from spikeguard.components.blessing import bless
 from spikeguard.components.curve_readers.reading import read_curve, read_curves
 from spikeguard.components.errors import SpikeguardError
 from spikeguard.components.spike_evaluator import result
@@ -23,11 +24,8 @@ from spikeguard.components.training_curve import TrainingCurve
 
 logger = logging.getLogger(__name__)
 
-_ANOMALIES_FILE = "SchemaDiff.pb"
 # ExampleValidator writes the first, DistributionValidator the second.
 _SPLIT_FOLDERS = ("Split-{}", "SplitPair-{}")
-# A database behind MLMD may limit its strings; `evaluation.json` has all of it.
-_LONGEST_PROPERTY = 4000
 
 
 class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
@@ -53,7 +51,12 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
         evaluation = dataclasses.replace(_evaluate(model_run.uri, detection, policy, baseline), objections=objections)
         logger.info("The curve is %s. %s", evaluation.verdict, "; ".join(evaluation.blocked_by))
         result.write(evaluation, artifact_utils.get_single_uri(output_dict["evaluation"]))
-        _bless(artifact_utils.get_single_instance(output_dict["blessing"]), evaluation)
+        bless(
+            artifact_utils.get_single_instance(output_dict["blessing"]),
+            evaluation.is_blessed,
+            evaluation.blocked_by,
+            verdict=evaluation.verdict,
+        )
 
 
 def _evaluate(
@@ -103,7 +106,7 @@ def _anomaly_objections(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
             for split, path in _anomaly_files(artifact):
                 found += _errors(split, path)
         except Exception as error:
-            found.append(f"the example anomalies cannot be read: {artifact.uri}: {_told(error)}")
+            found.append(f"the example anomalies cannot be used: {artifact.uri}: {_told(error)}")
     return tuple(found)
 
 
@@ -112,23 +115,19 @@ def _anomaly_files(artifact: Artifact) -> Iterator[tuple[str, pathlib.Path]]:
     root = pathlib.Path(artifact.uri)
     splits = artifact_utils.decode_split_names(artifact.split_names)
     if not splits:
-        yield "", root / _ANOMALIES_FILE
+        yield "", root / ANOMALIES_FILE
     for split in splits:
         folders = [root / folder.format(split) for folder in _SPLIT_FOLDERS]
-        yield split, next((folder for folder in folders if folder.exists()), folders[0]) / _ANOMALIES_FILE
+        yield split, next((folder for folder in folders if folder.exists()), folders[0]) / ANOMALIES_FILE
 
 
 def _errors(split: str, path: pathlib.Path) -> Iterator[str]:
     """One sentence for each anomaly of severity ERROR, or one that says why these cannot be known."""
     try:
-        content = path.read_bytes()
-        anomalies = anomalies_pb2.Anomalies.FromString(content)
-    except (OSError, message.DecodeError) as error:
-        yield f"the example anomalies cannot be read: {path}: {getattr(error, 'strerror', None) or error}"
+        anomalies = read_anomalies(path)
+    except SpikeguardError as error:
+        yield f"the example anomalies cannot be used: {error}"
         return
-    if not content:
-        # Protocol buffers take no bytes for no anomalies; a validator of TFX writes at least its schema.
-        yield f"the example anomalies cannot be read: {path}: the file is empty"
     where = f" of split {split!r}" if split else ""
     if anomalies.data_missing:
         yield f"the examples{where} are missing"
@@ -142,16 +141,3 @@ def _errors(split: str, path: pathlib.Path) -> Iterator[str]:
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, SpikeguardError) else f"{type(error).__name__}: {error}"
-
-
-def _bless(blessing: Artifact, evaluation: result.Evaluation) -> None:
-    """Marks the blessing as InfraValidator does, so that Pusher and people find what they know."""
-    folder = pathlib.Path(blessing.uri)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ("INFRA_BLESSED" if evaluation.is_blessed else "INFRA_NOT_BLESSED")).touch()
-    reasons = "; ".join(evaluation.blocked_by)
-    blessing.set_int_custom_property("blessed", int(evaluation.is_blessed))
-    blessing.set_string_custom_property("verdict", evaluation.verdict)
-    blessing.set_string_custom_property(
-        "reasons", reasons if len(reasons) <= _LONGEST_PROPERTY else reasons[: _LONGEST_PROPERTY - 3] + "..."
-    )

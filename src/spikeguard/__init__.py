@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spikeguard.components.artifacts import SpikeEvaluation
+    from spikeguard.components.artifacts import ClassWeights, HtmlReport, OutlierModel, SpikeEvaluation
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
     from spikeguard.components.errors import (
         InvalidArgumentError,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
     "Fences": "components.training_statistics.robust_statistics",
@@ -49,10 +50,12 @@ _MODULE_OF = {
     "GuardEvent": "components.guarded_trainer.guard_state",
     "GuardedSchedule": "components.guarded_trainer.schedule",
     "GuardedTrainer": "components.guarded_trainer.component",
+    "HtmlReport": "components.artifacts",
     "Huber": "components.guarded_trainer.losses",
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
     "Recipe": "components.guarded_trainer.recipe",
     "RobustStatistics": "components.training_statistics.results",
@@ -74,6 +77,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
     "Fences",
@@ -82,10 +86,12 @@ __all__ = [
     "GuardEvent",
     "GuardedSchedule",
     "GuardedTrainer",
+    "HtmlReport",
     "Huber",
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "OutlierModel",
     "PositionStatistics",
     "Recipe",
     "RobustStatistics",

@@ -230,7 +230,7 @@ def test_gate_fails_closed_when_anomalies_cannot_be_read(
     result_content, blessing = _run(tmp_path, anomalies=[artifact])
     path = tmp_path / "a" / "Split-train" / "SchemaDiff.pb"
     unreadable, error = result_content["blocked_by"]
-    assert unreadable.startswith(f"the example anomalies cannot be read: {path}: {problem}")
+    assert unreadable.startswith(f"the example anomalies cannot be used: {path}: cannot be read ({problem}")
     assert error == _ERROR_SENTENCE
     assert blessing.get_int_custom_property("blessed") == 0
 
@@ -242,7 +242,7 @@ def test_gate_fails_closed_when_splits_cannot_be_read(tmp_path: pathlib.Path, sp
     _record(tmp_path / "run", _calm())
     content, blessing = _run(tmp_path, anomalies=[artifact])
     (reason,) = content["blocked_by"]
-    assert reason.startswith(f"the example anomalies cannot be read: {tmp_path / 'a'}")
+    assert reason.startswith(f"the example anomalies cannot be used: {tmp_path / 'a'}")
     assert blessing.get_int_custom_property("blessed") == 0
 
 
