@@ -50,12 +50,44 @@ def example_id(inputs: Mapping[str, Any]) -> tf.Tensor:
     for name in sorted(inputs):
         column = inputs[name]
         if isinstance(column, tf.SparseTensor):
-            missing = "" if column.dtype == tf.string else -1
-            column = tft.sparse_tensor_to_dense_with_shape(column, [None, 1], default_value=missing)
-        if column.dtype == tf.float32:
-            column = tf.bitcast(column, tf.int32)  # As text, close numbers would be equal.
-        if column.dtype != tf.string:
-            column = tf.strings.as_string(column)
-        rows = tf.reshape(column, [tf.shape(column)[0], -1])
-        parts.append(tf.strings.reduce_join(rows, axis=1, separator=","))
+            column = tft.sparse_tensor_to_dense_with_shape(column, [None, 1], default_value=_missing(column.dtype))
+        column = _as_text(column)
+        parts.append(tf.strings.reduce_join(tf.reshape(column, [tf.shape(column)[0], -1]), axis=1, separator=","))
+    return _hashed(parts)
+
+
+def example_id_of_serialized(serialized: Any, dtypes: Mapping[str, tf.DType]) -> tf.Tensor:
+    """The same ids from serialized raw tf.Examples, without a transform graph.
+
+    It also names rows that no graph would take, such as those with more values than the schema allows.
+
+    Args:
+      serialized: tf.Examples, shape (batch,).
+      dtypes: of the columns that take part, by name: all of the schema but the label.
+
+    Returns:
+      int64, >= 0, of shape (batch,).
+    """
+    spec = {name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for name, dtype in dtypes.items()}
+    columns = tf.io.parse_example(serialized, spec)
+    parts = []
+    for name in sorted(columns):
+        column = columns[name]
+        rows = tf.strings.reduce_join(column.with_flat_values(_as_text(column.flat_values)), axis=1, separator=",")
+        default = _as_text(tf.constant([_missing(column.dtype)], column.dtype))
+        parts.append(tf.where(column.row_lengths() == 0, default, rows))
+    return _hashed(parts)
+
+
+def _missing(dtype: tf.DType) -> str | int:
+    return "" if dtype == tf.string else -1
+
+
+def _as_text(values: tf.Tensor) -> tf.Tensor:
+    if values.dtype == tf.float32:
+        values = tf.bitcast(values, tf.int32)  # As text, close numbers would be equal.
+    return values if values.dtype == tf.string else tf.strings.as_string(values)
+
+
+def _hashed(parts: list[tf.Tensor]) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, separator="\x1f"), 2**63 - 1)
