@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
-from spikeguard.components.outlier_detector.summary import read_summary
+from spikeguard.components.outlier_detector.summary import read_outliers
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.pipelines.metadata import latest_outputs
 
@@ -64,7 +64,7 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         if pushed_to
         else _blocked_by(evaluation, model_blessing, outputs.get(("evaluation", "Evaluator"))),
         anomalies=_anomalies(outputs["anomalies", "ExampleValidator"].uri),
-        outliers=outlier_sentence(read_summary(outliers.uri)) if outliers else None,
+        outliers=outlier_sentence(read_outliers(outliers.uri)) if outliers else None,
         warnings=tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"]),
         interventions=int((read_curve(artifacts["curve"]).guard_action > 0).sum()),
         artifacts=artifacts,

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.outlier_detector.component import OutlierDetector
+    from spikeguard.components.outlier_detector.config import DetectorConfig
+    from spikeguard.components.outlier_detector.model import FittedDetector, read_outlier_model
+    from spikeguard.components.outlier_detector.summary import read_outliers
+    from spikeguard.components.preprocessing.example_ids import example_id
+    from spikeguard.components.preprocessing.winsorizing import winsorize
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -44,7 +50,9 @@ _MODULE_OF = {
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
+    "DetectorConfig": "components.outlier_detector.config",
     "Fences": "components.training_statistics.robust_statistics",
+    "FittedDetector": "components.outlier_detector.model",
     "GeneralizedCrossEntropy": "components.guarded_trainer.losses",
     "GuardAction": "components.guarded_trainer.guard_state",
     "GuardEvent": "components.guarded_trainer.guard_state",
@@ -55,6 +63,7 @@ _MODULE_OF = {
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "OutlierDetector": "components.outlier_detector.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
     "Recipe": "components.guarded_trainer.recipe",
@@ -69,18 +78,24 @@ _MODULE_OF = {
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
     "detect_spikes": "components.spike_evaluator.detection",
+    "example_id": "components.preprocessing.example_ids",
     "learning_rate_range": "components.guarded_trainer.range_test",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
+    "read_outlier_model": "components.outlier_detector.model",
+    "read_outliers": "components.outlier_detector.summary",
     "read_training_statistics": "components.training_statistics.reading",
     "warmup_steps_for": "components.guarded_trainer.schedule",
+    "winsorize": "components.preprocessing.winsorizing",
 }
 
 __all__ = [
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
+    "DetectorConfig",
     "Fences",
+    "FittedDetector",
     "GeneralizedCrossEntropy",
     "GuardAction",
     "GuardEvent",
@@ -91,6 +106,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "OutlierDetector",
     "OutlierModel",
     "PositionStatistics",
     "Recipe",
@@ -105,11 +121,15 @@ __all__ = [
     "TrainingCurve",
     "TrainingStatistics",
     "detect_spikes",
+    "example_id",
     "learning_rate_range",
     "read_curve",
     "read_curves",
+    "read_outlier_model",
+    "read_outliers",
     "read_training_statistics",
     "warmup_steps_for",
+    "winsorize",
 ]
 
 
