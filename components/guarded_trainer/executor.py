@@ -41,6 +41,7 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
                 model_dir=path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"])),
                 run_dir=run_dir,
                 model_fn=exec_properties["model_fn"] or None,
+                weight=exec_properties.get("weight") or None,
                 state_dir=_state_dir(run_dir, input_dict, exec_properties),
             )
         )

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow_transform as tft
 
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 from spikeguard.components.guarded_trainer.batches import (
     BatchPlan,
     Spec,
+    Weighting,
     plan_batches,
     read_labels,
     training_batches,
@@ -66,6 +68,8 @@ class TrainingJob:
     """Where the curve, the TensorBoard scalars and `recipe.json` go."""
     model_fn: str | None = None
     """Dotted name of a function (features, label, task, recipe) -> uncompiled model; None: `model.build_model`."""
+    weight: str | None = None
+    """Transformed feature with a weight >= 0 per row, by which its loss is multiplied in training; None for none."""
     state_dir: str | None = None
     """Where a training under way is kept, so that a killed one goes on; None: it begins anew."""
     state_seconds: float = 30.0
@@ -92,8 +96,10 @@ def train(job: TrainingJob) -> LabelStatistics:
     job.recipe.check_task(job.task)
     model_fn = load_model_fn(job.model_fn) if job.model_fn else build_model
     transform_output = tft.TFTransformOutput(job.transform_graph)
-    features = read_features(transform_output, job.label)
+    features = read_features(transform_output, job.label, job.weight)
     spec = transform_output.transformed_feature_spec()
+    if job.weight is not None:
+        _check_weights(job, spec)
     label = label_statistics(read_labels(job.train_files, spec, job.label), job.label, job.train_split, job.task)
     if not len(read_labels(job.eval_files, spec, job.label, rows=1)):
         raise InvalidDataError(
@@ -110,8 +116,26 @@ def train(job: TrainingJob) -> LabelStatistics:
     warnings = _check_learning_rate(model, job, spec, plan, recipe)
     _write_recipe(job, recipe, label, plan, warnings)
     _fit(model, job, spec, plan, recipe, label)
-    export(model, transform_output, job.label, job.model_dir)
+    export(model, transform_output, job.label, job.model_dir, job.weight)
     return label
+
+
+def _check_weights(job: TrainingJob, spec: Spec) -> None:
+    where = f"weight {job.weight!r} in split {job.train_split!r}"
+    if job.weight not in spec or job.weight == job.label:
+        raise InvalidDataError(
+            where,
+            f"is not among the transformed features ({', '.join(sorted(spec))})",
+            "Keep it in the preprocessing_fn's outputs under this name.",
+        )
+    weights = read_labels(job.train_files, spec, job.weight)
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise InvalidDataError(
+            where, f"is negative or not finite in {int(bad.sum())} of {len(weights)} rows", "Give weights of 0 or more."
+        )
+    if len(weights) and not weights.any():
+        raise InvalidDataError(where, "is 0 in every row", "Give some rows a weight above 0.")
 
 
 def resolve(recipe: Recipe, plan: BatchPlan, label: LabelStatistics) -> Recipe:
@@ -162,7 +186,7 @@ def _check_learning_rate(
     """What the range test says against the recipe's rate."""
     if not recipe.checks_learning_rate:
         return ()
-    batches = training_batches(job.train_files, without_ids(spec), job.label, plan, recipe.seed)
+    batches = training_batches(job.train_files, without_ids(spec, job.weight), job.label, plan, recipe.seed)
     found = learning_rate_range(model, batches, seed=recipe.seed)
     warnings = found.warnings(recipe.learning_rate, recipe.steps)
     for warning in warnings:
@@ -186,18 +210,20 @@ def _fit(
     if done:
         logger.info("Going on after step %d", done)
     epochs = math.ceil(recipe.steps / plan.steps_per_epoch)
-    weights = None if recipe.class_weights is None else dict(enumerate(recipe.class_weights))
+    weighting = Weighting(job.weight, recipe.class_weights) if job.weight else None
+    has_class_weights = weighting is None and recipe.class_weights is not None
+    weights = dict(enumerate(recipe.class_weights or ())) if has_class_weights else None
     while done < recipe.steps:
         # Keras knows no epoch that begins in its middle: what is left of one is a fit of its own.
         epoch, used = divmod(done, plan.steps_per_epoch)
         last_epoch = epoch + 1 if used else epochs
         model.fit(
-            training_batches(job.train_files, spec, job.label, plan, recipe.seed, first_step=done),
+            training_batches(job.train_files, spec, job.label, plan, recipe.seed, done, weighting),
             initial_epoch=epoch,
             epochs=last_epoch,
             steps_per_epoch=plan.steps_per_epoch - used,
             class_weight=weights,
-            validation_data=validation_batches(job.eval_files, spec, job.label, label.classes),
+            validation_data=validation_batches(job.eval_files, without_ids(spec, job.weight), job.label, label.classes),
             # Epochs of a small split last a fraction of a second: validating after each would take longer than training.
             validation_freq=math.ceil(epochs / _MOST_VALIDATIONS),
             callbacks=callbacks,
@@ -253,6 +279,7 @@ def _write_recipe(
         "format": "spikeguard.recipe/2",
         "task": job.task,
         "label": job.label,
+        "weight": job.weight,
         "model_fn": job.model_fn,
         "recipe": json.loads(recipe.to_json()),
         "label_statistics": dataclasses.asdict(label),
