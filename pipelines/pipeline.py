@@ -24,6 +24,8 @@ from tfx.types import Channel, standard_artifacts
 from spikeguard.components.guarded_trainer.component import GuardedTrainer
 from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.components.guarded_trainer.serving import SERVING_SIGNATURE, TRANSFORM_SIGNATURE
+from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+from spikeguard.components.imbalance_detector.config import ImbalanceConfig
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
 from spikeguard.pipelines.config import PipelineConfig, categorical_columns, read_schema
 
@@ -58,6 +60,14 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
+    imbalance = []
+    if config.task == "classification":
+        imbalance.append(
+            ImbalanceDetector(
+                statistics=statistics_gen.outputs["statistics"],
+                config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
+            )
+        )
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
@@ -79,6 +89,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         label=config.label,
         task=config.task,
         recipe=config.recipe,
+        class_weights=imbalance[0].outputs["class_weights"] if config.recipe.balance == "weights" else None,
     )
     spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
     blessed_model = Resolver(
@@ -109,6 +120,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             statistics_gen,
             schema_gen,
             example_validator,
+            *imbalance,
             transform,
             trainer,
             spike_evaluator,
