@@ -25,6 +25,8 @@ from spikeguard.components.columns import SAMPLE_WEIGHT
 from spikeguard.components.guarded_trainer.component import GuardedTrainer
 from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.components.guarded_trainer.serving import SERVING_SIGNATURE, TRANSFORM_SIGNATURE
+from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+from spikeguard.components.imbalance_detector.config import ImbalanceConfig
 from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
 from spikeguard.components.training_statistics.component import TrainingStatistics
@@ -67,6 +69,13 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         label=config.label,
         task=config.task,
     )
+    imbalance_detectors = []
+    if config.task == "classification":
+        imbalance_detector = ImbalanceDetector(
+            statistics=statistics_gen.outputs["statistics"],
+            config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
+        )
+        imbalance_detectors = [imbalance_detector]
     examples, schema = example_gen.outputs["examples"], schema_gen.outputs["schema"]
     outlier_detectors = []
     if config.outliers is not None:
@@ -106,6 +115,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         task=config.task,
         recipe=config.recipe,
         weight=weight,
+        class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
     )
     spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
     blessed_model = Resolver(
@@ -137,6 +147,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             schema_gen,
             example_validator,
             training_statistics,
+            *imbalance_detectors,
             *outlier_detectors,
             transform,
             trainer,

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from spikeguard.components.columns import EXAMPLE_ID
+from spikeguard.components.guarded_trainer.balancing import balanced_batches
 from spikeguard.components.training_curve import Floats
 
 # Rows per step when no gradient is taken: large, since only throughput counts.
@@ -100,6 +101,33 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
         .flat_map(epoch_batches)
         .skip(used)
+        .map(_parser(spec, label, weighting), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def class_balanced_batches(
+    files: Sequence[str],
+    spec: Spec,
+    label: str,
+    plan: BatchPlan,
+    class_counts: Sequence[int],
+    seed: int,
+    first_step: int = 0,
+    weighting: Weighting | None = None,
+) -> tf.data.Dataset:
+    """As `training_batches`, but each with the same rows of each class; an epoch is as many steps as there."""
+    parse = {label: spec[label]}
+    return (
+        balanced_batches(
+            tf.data.TFRecordDataset(files, compression_type="GZIP"),
+            plan.batch_size,
+            class_counts,
+            seed=seed,
+            first_step=first_step,
+            class_of=lambda serialized: tf.io.parse_example(serialized, parse)[label],
+            shuffle_rows=_SHUFFLE_ROWS,
+        )
         .map(_parser(spec, label, weighting), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InvalidDataError,
         SpikeguardError,
     )
+    from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
     from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
+    from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+    from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+    from spikeguard.components.imbalance_detector.config import ImbalanceConfig
     from spikeguard.components.outlier_detector.component import OutlierDetector
     from spikeguard.components.outlier_detector.config import DetectorConfig
     from spikeguard.components.outlier_detector.model import FittedDetector, read_outlier_model
@@ -47,6 +52,8 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "BatchFinding": "components.imbalance_detector.batch_composition",
+    "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
@@ -60,12 +67,15 @@ _MODULE_OF = {
     "GuardedTrainer": "components.guarded_trainer.component",
     "HtmlReport": "components.artifacts",
     "Huber": "components.guarded_trainer.losses",
+    "ImbalanceConfig": "components.imbalance_detector.config",
+    "ImbalanceDetector": "components.imbalance_detector.component",
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
     "OutlierDetector": "components.outlier_detector.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
@@ -77,9 +87,12 @@ _MODULE_OF = {
     "SplitStatistics": "components.training_statistics.reading",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "balanced_batches": "components.guarded_trainer.balancing",
+    "check_batches": "components.imbalance_detector.batch_composition",
     "detect_spikes": "components.spike_evaluator.detection",
     "example_id": "components.preprocessing.example_ids",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
     "read_outlier_model": "components.outlier_detector.model",
@@ -90,6 +103,8 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "BatchFinding",
+    "ClassBalance",
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
@@ -103,12 +118,15 @@ __all__ = [
     "GuardedTrainer",
     "HtmlReport",
     "Huber",
+    "ImbalanceConfig",
+    "ImbalanceDetector",
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
     "OutlierDetector",
     "OutlierModel",
     "PositionStatistics",
+    "PriorCorrection",
     "Recipe",
     "RobustStatistics",
     "SmoothedCrossEntropy",
@@ -120,9 +138,12 @@ __all__ = [
     "SplitStatistics",
     "TrainingCurve",
     "TrainingStatistics",
+    "balanced_batches",
+    "check_batches",
     "detect_spikes",
     "example_id",
     "learning_rate_range",
+    "read_class_weights",
     "read_curve",
     "read_curves",
     "read_outlier_model",
