@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from spikeguard.components.columns import EXAMPLE_ID
 from spikeguard.components.training_curve import Floats
 
-# The feature that names an example. It is recorded, and no input of the model.
-EXAMPLE_ID = "example_id"
 # Rows per step when no gradient is taken: large, since only throughput counts.
 _SCAN_BATCH = 4096
 # Rows that are shuffled together: with fewer train rows than this, every order is equally likely.

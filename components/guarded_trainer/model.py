@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from spikeguard.components.columns import EXAMPLE_ID
 from spikeguard.components.errors import InvalidDataError
-from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
 from spikeguard.components.guarded_trainer.labels import LabelStatistics
 from spikeguard.components.guarded_trainer.recipe import Recipe, Task
 

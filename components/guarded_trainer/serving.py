@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
+from spikeguard.components.columns import EXAMPLE_ID
 
 SERVING_SIGNATURE = "serving_default"
 TRANSFORM_SIGNATURE = "transform_features"
