@@ -20,6 +20,8 @@ _ADVICE = "Split first; then let tf.Transform compute the constants from the tra
 # A scaler leaves its range in every column: fewer columns, or a smaller share of them, may be ratios.
 _LEAST_COLUMNS, _LEAST_SHARE = 3, 0.9
 # Steps of measured ratios: decimals, percent, and pixels of 4, 8, 10, 12 and 16 bit.
+# What float32 leaves of a multiple of the finest step; numbers that are no multiples come as near once in fifty times.
+_NEAR_STEP = 0.01
 _STEPS = (
     2,
     3,
@@ -116,7 +118,7 @@ def _have_common_step(measured: Measured, columns: list[_Raw]) -> bool:
     """Whether all values are multiples of one natural step, as pixels and percentages are."""
     samples = [measured.raw_sample[column.feature][:, column.place] for column in columns]
     values = np.concatenate([sample[np.isfinite(sample)] for sample in samples])
-    return any(bool(np.all(np.abs(values * step - np.round(values * step)) <= 1e-5 * step)) for step in _STEPS)
+    return any(bool(np.all(np.abs(values * step - np.round(values * step)) <= _NEAR_STEP)) for step in _STEPS)
 
 
 def _quantile_matches(measured: Measured, columns: list[_Raw]) -> dict[int, Match]:

@@ -82,7 +82,7 @@ class NormalizationValidator(base_beam_component.BaseBeamComponent):  # type: ig
         train_split: str = "train",
         sample_rows: int = 1000,
         max_range_sd: float = 10.0,
-        max_unscaled_sd: float = 10.0,
+        max_size: float = 10.0,
         min_sd: float = 1e-3,
         max_shift_sd: float = 0.25,
         max_sd_ratio: float = 2.0,
@@ -99,7 +99,7 @@ class NormalizationValidator(base_beam_component.BaseBeamComponent):  # type: ig
           train_split: the split that is trained on.
           sample_rows: rows that the graph is probed with; >= 8.
           max_range_sd: standard deviations from the mean, beyond which a value is warned of; > 0.
-          max_unscaled_sd: standard deviation, from which on a feature counts as unscaled (a mean from ten times that); > 0.
+          max_size: mean or standard deviation of a transformed feature, beyond which it counts as unscaled; > 0.
           min_sd: standard deviation below which a feature counts as flat; > 0.
           max_shift_sd: standard deviations that the means of two splits may lie apart; > 0.
           max_sd_ratio: times that the standard deviation of a split may be that of the train split, or the other way; > 1.
@@ -108,7 +108,7 @@ class NormalizationValidator(base_beam_component.BaseBeamComponent):  # type: ig
           InvalidArgumentError: a parameter is outside its range.
         """
         config = NormalizationConfig(
-            train_split, label, sample_rows, max_range_sd, max_unscaled_sd, min_sd, max_shift_sd, max_sd_ratio
+            train_split, label, sample_rows, max_range_sd, max_size, min_sd, max_shift_sd, max_sd_ratio
         )
         super().__init__(
             spec=NormalizationValidatorSpec(

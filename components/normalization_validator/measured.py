@@ -30,7 +30,7 @@ class NormalizationConfig:
     label: str | None = None
     sample_rows: int = 1000
     max_range_sd: float = 10.0
-    max_unscaled_sd: float = 10.0
+    max_size: float = 10.0
     min_sd: float = 1e-3
     max_shift_sd: float = 0.25
     max_sd_ratio: float = 2.0
@@ -38,7 +38,7 @@ class NormalizationConfig:
     def __post_init__(self) -> None:
         if self.sample_rows < 8:
             raise InvalidArgumentError("sample_rows", self.sample_rows, "be at least 8")
-        for name in ("max_range_sd", "max_unscaled_sd", "min_sd", "max_shift_sd"):
+        for name in ("max_range_sd", "max_size", "min_sd", "max_shift_sd"):
             if not getattr(self, name) > 0:
                 raise InvalidArgumentError(name, getattr(self, name), "be above 0")
         if not self.max_sd_ratio > 1:

@@ -39,9 +39,9 @@ def _scaled(measured: Measured, column: Columns, place: int) -> Check:
         return Check("scaled", "refuted", text, figures, "WARNING")
     reach = float(max(mean - column.minimum, column.maximum - mean) / sd)
     figures["reach_sd"] = reach
-    if sd > config.max_unscaled_sd or abs(mean) > 10 * config.max_unscaled_sd:
+    if max(sd, abs(mean)) > config.max_size:
         text = (
-            f"It reaches the model unscaled: mean {mean:.4g}, standard deviation {sd:.4g}, where about 0 and 1 are sound. "
+            f"It reaches the model unscaled: mean {mean:.4g}, standard deviation {sd:.4g}, where 0 and 1 are sound. "
             "Scale it by spikeguard.preprocess or tft.scale_to_z_score."
         )
         return Check("scaled", "refuted", text, figures, "WARNING")

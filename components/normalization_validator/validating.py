@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+from spikeguard.components.columns import EXAMPLE_ID, SAMPLE_WEIGHT
 from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.normalization_validator.batch_dependence import check_batches
 from spikeguard.components.normalization_validator.before_split import check_before_split
@@ -20,8 +21,8 @@ from spikeguard.components.normalization_validator.train_only import check_train
 from spikeguard.components.normalization_validator.transforms import Key, Plan, compression
 from spikeguard.components.training_curve import Floats
 
-# The outputs that name rows are no features.
-_IDS = ("example_id",)
+# Outputs that name or weigh rows are no features.
+_IDS = (EXAMPLE_ID, SAMPLE_WEIGHT)
 # Files that a sample is taken from, row by row in turn.
 _SAMPLED_FILES = 16
 

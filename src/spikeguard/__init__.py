@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.normalization_validator.component import NormalizationValidator
+    from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -55,8 +57,10 @@ _MODULE_OF = {
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "NormalizationValidator": "components.normalization_validator.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PreprocessingChoice": "components.preprocessing.choosing",
     "Recipe": "components.guarded_trainer.recipe",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
@@ -68,8 +72,10 @@ _MODULE_OF = {
     "SplitStatistics": "components.training_statistics.reading",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "preprocess": "components.preprocessing.choosing",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
     "read_training_statistics": "components.training_statistics.reading",
@@ -91,8 +97,10 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "NormalizationValidator",
     "OutlierModel",
     "PositionStatistics",
+    "PreprocessingChoice",
     "Recipe",
     "RobustStatistics",
     "SmoothedCrossEntropy",
@@ -104,8 +112,10 @@ __all__ = [
     "SplitStatistics",
     "TrainingCurve",
     "TrainingStatistics",
+    "choose_preprocessing",
     "detect_spikes",
     "learning_rate_range",
+    "preprocess",
     "read_curve",
     "read_curves",
     "read_training_statistics",

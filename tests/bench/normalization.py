@@ -17,7 +17,7 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -29,6 +29,7 @@ import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 from rich.table import Table as RichTable
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 from tfx_bsl.public import tfxio
@@ -73,12 +74,14 @@ class Outcome:
 
 
 def run_transform(
-    way: Way, data: Table, files: Mapping[str, Sequence[str]], folder: pathlib.Path
+    preprocessing_fn: Callable[[dict[str, Any]], dict[str, Any]],
+    analyzed: Sequence[str],
+    data_schema: schema_pb2.Schema,
+    files: Mapping[str, Sequence[str]],
+    folder: pathlib.Path,
 ) -> tuple[str, dict[str, list[str]]]:
     """Analyzes and transforms as Transform does; the graph's folder and the transformed files by split."""
-    analyzed = {"train": ["train"], "eval": ["eval"], "all": ["train", "eval"]}[way.analyzed]
     graph, materialized = str(folder / "graph"), {}
-    data_schema = schema(data)
     sources = {
         split: tfxio.TFExampleRecord(list(paths), schema=data_schema, telemetry_descriptors=["bench"])
         for split, paths in files.items()
@@ -87,7 +90,7 @@ def run_transform(
         batches = {split: pipeline | f"Read {split}" >> source.BeamSource() for split, source in sources.items()}
         config = sources["train"].TensorAdapterConfig()
         rows = tuple(batches[split] for split in analyzed) | beam.Flatten()
-        transform_fn = (rows, config) | tft_beam.AnalyzeDataset(way.preprocessing_fn(data))
+        transform_fn = (rows, config) | tft_beam.AnalyzeDataset(preprocessing_fn)
         _ = transform_fn | tft_beam.WriteTransformFn(graph)
         metadata = dataset_metadata.DatasetMetadata(data_schema)
         _ = metadata | tft_beam.WriteMetadata(str(folder / "graph" / tft.TFTransformOutput.RAW_METADATA_DIR), pipeline)
@@ -131,16 +134,23 @@ def measure(way: Way, name: str, rows: int, seed: int = 0) -> Outcome:
         folder = pathlib.Path(temporary)
         files = write(data, folder / "raw")
         started = time.perf_counter()
-        graph, materialized = run_transform(way, data, files, folder)
+        graph, materialized = _run(way, data, files, folder)
         transform_seconds = time.perf_counter() - started
         if way.materialized_by is not None:
             (folder / "other").mkdir()
-            _, other = run_transform(way.materialized_by, data, files, folder / "other")
+            _, other = _run(way.materialized_by, data, files, folder / "other")
             materialized["eval"] = other["eval"]
         started = time.perf_counter()
         report = run_validation(Inputs(graph, files, materialized), folder)
         validate_seconds = time.perf_counter() - started
     return _outcome(way, name, rows, report, transform_seconds, validate_seconds)
+
+
+def _run(
+    way: Way, data: Table, files: Mapping[str, Sequence[str]], folder: pathlib.Path
+) -> tuple[str, dict[str, list[str]]]:
+    analyzed = {"train": ["train"], "eval": ["eval"], "all": ["train", "eval"]}[way.analyzed]
+    return run_transform(way.preprocessing_fn(data), analyzed, schema(data), files, folder)
 
 
 def _outcome(

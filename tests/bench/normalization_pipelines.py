@@ -93,7 +93,8 @@ def _z_score(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
 
 
 def _min_max(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
-    return tft.scale_by_min_max(x, elementwise=True)
+    # tf.Transform's extremes leave out any batch with a NaN in it.
+    return tft.scale_by_min_max(tf.where(tf.math.is_nan(x), 0.0, x), elementwise=True)
 
 
 def _by_hand(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
