@@ -8,8 +8,9 @@ from spikeguard.components.normalization_validator.graph import ProbedGraph
 from spikeguard.components.normalization_validator.result import Check
 from spikeguard.components.training_curve import Floats
 
-# Vectorized kernels round the last rows of a batch differently; nothing else may move a number.
-_NEAR = 1e-4
+# Vectorized kernels round the last rows of a batch differently, which a division by a small deviation makes larger; what is
+# computed from the batch moves by about one standard deviation over the root of its rows.
+_NEAR = 1e-2
 
 
 def check_batches(graph: ProbedGraph, serialized: list[bytes]) -> dict[str, Check]:

@@ -97,15 +97,16 @@ def _columns(measured: Measured, name: str) -> list[_Raw]:
 
 
 def _range_matches(measured: Measured, columns: list[_Raw]) -> dict[tuple[str, int], Match]:
-    """Columns that span 0 to 1 over a set of rows and not over the train split, where nearly all span it and none by nature."""
+    """Columns that span 0 to 1 over a set of rows, where nearly all do and not by nature; refuted where the train split does not."""
     for name in columns[0].others if columns else ():
         spanning = [column for column in columns if _spans_unit(column.others[name])]
         if len(spanning) < max(_LEAST_COLUMNS, _LEAST_SHARE * len(columns)) or _have_common_step(measured, spanning):
             continue
         return {
-            (column.feature, column.place): Match("refuted", "min-max to 0 and 1", np.inf, name, 0.0)
+            (column.feature, column.place): Match("undecidable", "min-max to 0 and 1", 0.0, name, 0.0)
+            if _spans_unit(column.train)
+            else Match("refuted", "min-max to 0 and 1", np.inf, name, 0.0)
             for column in spanning
-            if not _spans_unit(column.train)
         }
     return {}
 

@@ -81,7 +81,7 @@ class ProbedGraph:
 
     def parse_transformed(self, serialized: tf.Tensor) -> dict[str, Any]:
         """The numeric outputs that were materialized."""
-        return dict(tf.io.parse_example(serialized, self._transformed_spec))
+        return dict(tf.io.parse_example(serialized, self._transformed_spec)) if self._transformed_spec else {}
 
     def _measure(self, serialized: tf.Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
         raw = tf.io.parse_example(serialized, self.spec)

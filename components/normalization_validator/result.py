@@ -88,7 +88,10 @@ class Report:
         if self.failures:
             return "failed"
         train_only = {check.status for check in checks if check.check == "train_only"}
-        return "undecidable" if "undecidable" in train_only or "proven" not in train_only else "proven"
+        of_constants = [
+            check.status for check in checks if check.check in ("train_only", "not_normalized_before_split")
+        ]
+        return "proven" if "proven" in train_only and "undecidable" not in of_constants else "undecidable"
 
     @property
     def blocked_by(self) -> tuple[str, ...]:
