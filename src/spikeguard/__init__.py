@@ -18,11 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spikeguard.components.artifacts import ClassWeights, HtmlReport, OutlierModel, SpikeEvaluation
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
-    from spikeguard.components.errors import (
-        InvalidArgumentError,
-        InvalidDataError,
-        SpikeguardError,
-    )
+    from spikeguard.components.errors import InvalidArgumentError, InvalidDataError, SpikeguardError
     from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
@@ -36,6 +32,8 @@ if TYPE_CHECKING:
     from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
     from spikeguard.components.imbalance_detector.component import ImbalanceDetector
     from spikeguard.components.imbalance_detector.config import ImbalanceConfig
+    from spikeguard.components.normalization_validator.component import NormalizationValidator
+    from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -64,8 +62,10 @@ _MODULE_OF = {
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "NormalizationValidator": "components.normalization_validator.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PreprocessingChoice": "components.preprocessing.choosing",
     "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
     "RobustStatistics": "components.training_statistics.results",
@@ -80,8 +80,10 @@ _MODULE_OF = {
     "TrainingStatistics": "components.training_statistics.component",
     "balanced_batches": "components.guarded_trainer.balancing",
     "check_batches": "components.imbalance_detector.batch_composition",
+    "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "preprocess": "components.preprocessing.choosing",
     "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
@@ -108,8 +110,10 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "NormalizationValidator",
     "OutlierModel",
     "PositionStatistics",
+    "PreprocessingChoice",
     "PriorCorrection",
     "Recipe",
     "RobustStatistics",
@@ -124,8 +128,10 @@ __all__ = [
     "TrainingStatistics",
     "balanced_batches",
     "check_batches",
+    "choose_preprocessing",
     "detect_spikes",
     "learning_rate_range",
+    "preprocess",
     "read_class_weights",
     "read_curve",
     "read_curves",
