@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
@@ -191,21 +191,12 @@ def run(config: PipelineConfig) -> int:
 
 
 def _print_summary(config: PipelineConfig, result: RunResult) -> None:
-    evaluation = result.evaluation
-    spikes = evaluation["spikes"]
-    highest = max(spikes, key=lambda spike: spike["height"], default=None)
-    spikes_text = str(len(spikes))
-    if highest:
-        spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
-    points = evaluation["curve"]["points"] if evaluation["curve"] else 0
     rows = [
-        ("verdict", f"{evaluation['verdict']} over {points} steps"),
-        ("spikes", spikes_text),
-        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
-        *((("classes", result.classes),) if result.classes else ()),
-        *(("recipe", warning) for warning in result.warnings),
+        *_curve_rows(config, result),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
+        *((("classes", result.classes),) if result.classes else ()),
         ("outliers", result.outliers or "not looked for"),
+        ("scaling", _scaling_text(result.normalization)),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
         *result.artifacts.items(),
         ("log", os.path.join(os.path.abspath(config.output), "run.log")),
@@ -214,6 +205,40 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     console.print()
     for name, text in rows:
         console.print(f"{name:>10}  {text}")
+
+
+def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, str]]:
+    evaluation = result.evaluation
+    if evaluation is None:
+        return [("verdict", "nothing was trained")]
+    spikes = evaluation["spikes"]
+    highest = max(spikes, key=lambda spike: spike["height"], default=None)
+    spikes_text = str(len(spikes))
+    if highest:
+        spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
+    points = evaluation["curve"]["points"] if evaluation["curve"] else 0
+    return [
+        ("verdict", f"{evaluation['verdict']} over {points} steps"),
+        ("spikes", spikes_text),
+        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
+        *(("recipe", warning) for warning in result.warnings),
+    ]
+
+
+def _scaling_text(normalization: dict[str, Any]) -> str:
+    """What NormalizationValidator found, in one line: its verdict, and the features that it warns of."""
+    warned = [
+        feature["name"]
+        for feature in normalization["features"]
+        if any(check["severity"] == "WARNING" for check in feature["checks"])
+    ]
+    text = {
+        "proven": "every constant that is fitted comes from the train split alone",
+        "undecidable": "no constant is known to come from other rows than the train split's",
+        "refuted": "not sound",
+        "failed": "could not be validated",
+    }[normalization["verdict"]]
+    return text + (f"; warnings for {', '.join(warned)}" if warned else "")
 
 
 def main(args: list[str] | None = None) -> int:

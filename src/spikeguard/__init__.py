@@ -18,11 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spikeguard.components.artifacts import ClassWeights, HtmlReport, OutlierModel, SpikeEvaluation
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
-    from spikeguard.components.errors import (
-        InvalidArgumentError,
-        InvalidDataError,
-        SpikeguardError,
-    )
+    from spikeguard.components.errors import InvalidArgumentError, InvalidDataError, SpikeguardError
     from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
@@ -36,10 +32,12 @@ if TYPE_CHECKING:
     from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
     from spikeguard.components.imbalance_detector.component import ImbalanceDetector
     from spikeguard.components.imbalance_detector.config import ImbalanceConfig
+    from spikeguard.components.normalization_validator.component import NormalizationValidator
     from spikeguard.components.outlier_detector.component import OutlierDetector
     from spikeguard.components.outlier_detector.config import DetectorConfig
     from spikeguard.components.outlier_detector.model import FittedDetector, read_outlier_model
     from spikeguard.components.outlier_detector.summary import read_outliers
+    from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
     from spikeguard.components.preprocessing.example_ids import example_id
     from spikeguard.components.preprocessing.winsorizing import winsorize
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
@@ -72,9 +70,11 @@ _MODULE_OF = {
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "NormalizationValidator": "components.normalization_validator.component",
     "OutlierDetector": "components.outlier_detector.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PreprocessingChoice": "components.preprocessing.choosing",
     "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
     "RobustStatistics": "components.training_statistics.results",
@@ -89,9 +89,11 @@ _MODULE_OF = {
     "TrainingStatistics": "components.training_statistics.component",
     "balanced_batches": "components.guarded_trainer.balancing",
     "check_batches": "components.imbalance_detector.batch_composition",
+    "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
     "example_id": "components.preprocessing.example_ids",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "preprocess": "components.preprocessing.choosing",
     "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
@@ -123,9 +125,11 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "NormalizationValidator",
     "OutlierDetector",
     "OutlierModel",
     "PositionStatistics",
+    "PreprocessingChoice",
     "PriorCorrection",
     "Recipe",
     "RobustStatistics",
@@ -140,9 +144,11 @@ __all__ = [
     "TrainingStatistics",
     "balanced_batches",
     "check_batches",
+    "choose_preprocessing",
     "detect_spikes",
     "example_id",
     "learning_rate_range",
+    "preprocess",
     "read_class_weights",
     "read_curve",
     "read_curves",

@@ -25,6 +25,7 @@ NODES = [
     "TrainingStatistics",
     "OutlierDetector",
     "Transform",
+    "NormalizationValidator",
     "GuardedTrainer",
     "SpikeEvaluator",
     "LatestBlessedModel",
