@@ -1,0 +1,57 @@
+"""Learning rate: it jumped, or steps are so large that ordinary batches lead the weights away."""
+
+from __future__ import annotations
+
+import math
+
+from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
+from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
+
+_JUMP = 1.5
+
+
+def evidence(around: Surroundings) -> Evidence | None:
+    """The learning rate's jump before the spike; else how much each step changes the weights, where no batch is special."""
+    curve = around.curve
+    jump, place = around.rate_jump
+    rate = float(curve.learning_rate[around.start])
+    figures = {"learning_rate": rate, "rate_over_before": jump}
+    # A batch whose rows, classes or inputs are special is the simpler explanation.
+    lift = around.lift(curve.largest_input)[0]
+    ordinary = (1.0 - around.few_rows) * (1.0 - around.odd_composition) * (1.0 - ramp(lift, 1.2, 4.0))
+    if jump > _JUMP:
+        lasting = 0.5 if around.is_brief else 1.0
+        score = (0.55 + 0.4 * ramp(jump, _JUMP, 10.0)) * lasting * max(0.3, 1.0 - around.few_rows)
+        before = float(curve.learning_rate[place - 1])
+        text = (
+            f"the learning rate rose from {before:.3g} to {curve.learning_rate[place]:.3g} at step {curve.step[place]}"
+        )
+        return Evidence("learning_rate", score, text, _lower(before), figures)
+    ratios = curve.update_ratio[around.suspects]
+    update = float(max(ratios, default=float("nan")))
+    usual = around.usual(curve.update_ratio)
+    figures |= {"update_ratio": update, "usual_update_ratio": usual}
+    score = ordinary * (0.25 if around.is_brief else 0.55)
+    text = (
+        "no batch is special, and the loss stayed up for several steps"
+        if not around.is_brief
+        else "no batch is special"
+    )
+    if not math.isnan(update):
+        score *= 0.6 + 0.4 * max(ramp(update, 1e-3, 1e-1), ramp(usual, 1e-3, 3e-2))
+        score += ordinary * (0.0 if around.is_brief else 0.25) * ramp(max(update, usual), 1e-2, 1e-1)
+        text += f"; a step changes the weights by {update:.2%} of their norm (usually {usual:.2%})"
+    return Evidence("learning_rate", score, text, _lower(rate / 3 if rate > 0 else None), figures)
+
+
+def _lower(rate: float | None) -> Remedy:
+    if rate is None or not rate > 0 or not math.isfinite(rate):
+        return Remedy(
+            "Lower the learning rate to a third, warm up and decay.", {"schedule": "cosine"}, ("--recipe", "guarded")
+        )
+    rate = float(f"{rate:.2g}")
+    return Remedy(
+        f"Set the peak learning rate to {rate:g}, warm up and decay.",
+        {"learning_rate": rate, "schedule": "cosine", "is_guarded": True},
+        ("--recipe", "guarded"),
+    )
