@@ -22,6 +22,13 @@ def evidence(around: Surroundings) -> Evidence | None:
     figures = {"batch_size": float(size), "usual_batch_size": usual, "loss_noise": around.findings.noise}
     beyond = _beyond(around)
     ordinary = (1.0 - 0.8 * beyond) * (1.0 - around.odd_composition)
+    chance, oddity = around.figure("sampling_chance"), around.oddity
+    if oddity >= 0:
+        ordinary = 1.0 - 0.8 * oddity
+        figures["chance_of_as_high_a_mean"] = chance
+        if around.replay and around.replay["batch_effect"] >= 0.5 and chance >= 0:
+            # A mean that as many ordinary rows hardly ever have is not theirs.
+            ordinary *= 0.4 + 0.6 * ramp(chance, 1e-4, 1e-2)
     if size < _SHORT * usual:
         score = (0.5 + 0.45 * ramp(usual / size, 1.5, 8.0)) * ordinary
         text = f"the batch of step {around.curve.step[place]} has {size} rows, not {usual:.0f}"

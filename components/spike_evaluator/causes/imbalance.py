@@ -29,7 +29,9 @@ def evidence(around: Surroundings) -> Evidence | None:
     _, carrying, _ = around.concentration
     surplus = count - share * total
     explains = ramp(surplus / max(1, carrying), 0.2, 1.0) if around.few_rows > 0.5 else 1.0
-    score = around.odd_composition * explains
+    if around.figure("largest_distance") > 2 and not around.figure("share_of_rows_beyond_fences") > 0.5:
+        explains *= 0.7
+    score = around.odd_composition * explains * (0.6 if around.figure("shifted_columns") > 0 else 1.0)
     figures = {
         "step": float(around.curve.step[place]),
         "class": float(which),

@@ -19,9 +19,19 @@ def evidence(around: Surroundings) -> Evidence | None:
     # A batch whose rows, classes or inputs are special is the simpler explanation.
     lift = around.lift(curve.largest_input)[0]
     ordinary = (1.0 - around.few_rows) * (1.0 - around.odd_composition) * (1.0 - ramp(lift, 1.2, 4.0))
+    if around.oddity >= 0:
+        ordinary = (1.0 - around.oddity) * (0.6 if around.figure("raw_columns") else 1.0)
+    if around.replay:
+        figures |= {"batch_effect": around.replay["batch_effect"], "weight_effect": around.replay["weight_effect"]}
+        if around.replay["weight_effect"] < 0.3 <= around.replay["batch_effect"]:
+            ordinary *= 0.3  # The batch is as high with the weights from before.
     if jump > _JUMP:
-        lasting = 0.5 if around.is_brief else 1.0
-        score = (0.55 + 0.4 * ramp(jump, _JUMP, 10.0)) * lasting * max(0.3, 1.0 - around.few_rows)
+        lasting = 0.8 if around.is_brief else 1.0
+        score = (
+            (0.55 + 0.4 * ramp(jump, _JUMP, 10.0))
+            * lasting
+            * max(0.4, ordinary if around.oddity >= 0 else 1.0 - around.known_few_rows)
+        )
         before = float(curve.learning_rate[place - 1])
         text = (
             f"the learning rate rose from {before:.3g} to {curve.learning_rate[place]:.3g} at step {curve.step[place]}"
@@ -31,7 +41,8 @@ def evidence(around: Surroundings) -> Evidence | None:
     update = float(max(ratios, default=float("nan")))
     usual = around.usual(curve.update_ratio)
     figures |= {"update_ratio": update, "usual_update_ratio": usual}
-    score = ordinary * (0.25 if around.is_brief else 0.55)
+    is_brief = around.is_brief and not (around.replay and around.replay["weight_effect"] >= 0.5)
+    score = ordinary * (0.25 if is_brief else 0.55)
     text = (
         "no batch is special, and the loss stayed up for several steps"
         if not around.is_brief
@@ -39,7 +50,7 @@ def evidence(around: Surroundings) -> Evidence | None:
     )
     if not math.isnan(update):
         score *= 0.6 + 0.4 * max(ramp(update, 1e-3, 1e-1), ramp(usual, 1e-3, 3e-2))
-        score += ordinary * (0.0 if around.is_brief else 0.25) * ramp(max(update, usual), 1e-2, 1e-1)
+        score += ordinary * (0.0 if is_brief else 0.25) * ramp(max(update, usual), 1e-2, 1e-1)
         text += f"; a step changes the weights by {update:.2%} of their norm (usually {usual:.2%})"
     return Evidence("learning_rate", score, text, _lower(rate / 3 if rate > 0 else None), figures)
 

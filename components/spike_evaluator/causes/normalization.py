@@ -7,6 +7,8 @@ from spikeguard.components.spike_evaluator.causes.surroundings import Surroundin
 
 # Standardized inputs lie within a dozen standard deviations or so, heavy tails a few dozen.
 _USUAL_INPUT, _RAW_INPUT = 15.0, 200.0
+# Share of a batch's rows beyond which not a few rows but the batch is in another unit.
+_WHOLE = 0.34
 _REMEDY = Remedy(
     "Standardize the features by constants of the train split, in the transform graph (`normalize=True`).",
     {},
@@ -33,8 +35,36 @@ def evidence(around: Surroundings) -> Evidence | None:
         words.append(f"the inputs reach {usual:.4g} in a usual batch, where standardized ones stay within a dozen")
     words += refuted[:2]
     score = max(shifted, raw, 0.7 * (1.0 - around.few_rows) if refuted else 0.0)
+    if around.figure("batch_size") > 0:
+        score, seen = _from_rows(around, score)
+        words = seen or words
     text = "; ".join(words) or f"the inputs are as large as in calm steps ({usual:.3g})"
     return Evidence("normalization", score, text, _REMEDY, figures)
+
+
+def _from_rows(around: Surroundings, score: float) -> tuple[float, list[str]]:
+    """The score after a look at all rows of the replayed batches, and what was seen in words."""
+    words = []
+    features = around.replay["features"] if around.replay else ()
+    beyond, shifted = around.figure("share_of_rows_beyond_fences"), around.figure("shifted_columns")
+    raw, steady = around.figure("raw_columns"), around.figure("steady_share")
+    signs = [0.5 * score if not shifted else score]
+    if shifted or beyond > _WHOLE:
+        signs.append(0.85 if shifted else 0.7)
+        words += [
+            f"{one['feature']} has a median of {one['median']:.4g} in the batch (usually {one['usual_median']:.4g}) and a"
+            f" standard deviation of {one['spread']:.4g} ({one['usual_spread']:.4g})"
+            for one in features[:1]
+        ] or [f"{beyond:.0%} of the rows of the batch lie beyond the fences"]
+    elif raw and not around.figure("suspicious_rows"):
+        signs.append(0.7)
+        words += [f"{one['feature']} reaches {one['largest']:.4g} in raw units" for one in features[:1]]
+    if steady > 0:
+        signs.append(0.75)
+        words.append(
+            f"the means of {steady:.0%} of the inputs are the same in all batches: each batch is standardized by itself"
+        )
+    return max(signs), words
 
 
 def _refuted(around: Surroundings) -> list[str]:

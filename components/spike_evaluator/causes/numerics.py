@@ -22,9 +22,14 @@ def evidence(around: Surroundings) -> Evidence | None:
         is_bad |= ~np.isfinite(curve.largest_input[places])
     if not is_bad.any():
         return None
-    step = int(curve.step[places[int(np.argmax(is_bad))]])
+    place = int(places[int(np.argmax(is_bad))])
+    step = int(curve.step[place])
+    # A loss that rose before it overflowed is no fault of the numbers.
+    has_risen = place > around.start or curve.loss[place] > around.spike.expected_loss + 0.5 * around.rise
+    is_input = np.isfinite(curve.largest_input).any() and not np.isfinite(curve.largest_input[places]).all()
+    score = 0.95 if is_input else 0.15 if has_risen else 0.6
     remedy = Remedy(
         "Fill or drop values that are not finite, and keep the guard on, which skips such steps.", {"is_guarded": True}
     )
-    text = f"inputs, loss or gradients were not finite at step {step}"
-    return Evidence("numerics", 0.9, text, remedy, {"step": float(step)})
+    text = f"{'inputs' if is_input else 'loss or gradients'} were not finite at step {step}"
+    return Evidence("numerics", score, text, remedy, {"step": float(step)})

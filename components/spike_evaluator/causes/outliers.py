@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
+from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, Row, ramp
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
 _MOST_ROWS = 5
+# Up to this share of a batch's rows outliers are few.
+_FEW = 0.34
 REMEDY = Remedy(
     "Set `--outliers winsorize`, or remove these rows, and train a regression on Huber's loss.",
     {"loss": "huber"},
@@ -17,6 +20,11 @@ REMEDY = Remedy(
 
 def evidence(around: Surroundings) -> Evidence | None:
     """Share of the batch's loss in its worst rows, and how far these lie beyond the worst rows of calm batches."""
+    found = _from_curve(around)
+    return _from_rows(around, found) if around.figure("batch_size") > 0 else found
+
+
+def _from_curve(around: Surroundings) -> Evidence | None:
     share, count, place = around.concentration
     lift, lifted = around.lift(around.curve.largest_input)
     if math.isnan(share):
@@ -41,6 +49,32 @@ def evidence(around: Surroundings) -> Evidence | None:
     text = f"{len(rows)} of {size} rows carry {carried:.0%} of the loss of step {around.curve.step[place]}"
     if ratio > 1:
         text += f"; the worst is {ratio:.1f} times as high as any in calm steps"
+    return Evidence("outliers", score, text, REMEDY, figures, rows)
+
+
+def _from_rows(around: Surroundings, found: Evidence | None) -> Evidence | None:
+    """The same after a look at all rows of the batch that is to blame, against rows of calm steps."""
+    size, count = around.figure("batch_size"), around.figure("suspicious_rows")
+    told = around.replay["rows"] if around.replay else ()
+    score = found.score if found else 0.0
+    if not count:
+        # The loss lies in few rows, and yet no row is unlike those of calm steps.
+        return dataclasses.replace(found, score=0.5 * score) if found else None
+    if around.figure("shifted_columns") or count > max(1.0, _FEW * size):
+        return dataclasses.replace(found, score=0.3 * score) if found else None
+    distance, carried = around.figure("largest_distance"), around.figure("suspicious_share_of_loss")
+    sign = max(ramp(distance, 1.0, 3.0), carried)
+    # Rows of a class that has become frequent are high, too.
+    score = max((0.55 + 0.4 * sign) * (1.0 - 0.5 * ramp(-around.figure("log10_chance_of_classes"), 3.0, 7.0)), score)
+    step = around.replay["culprit_step"] if around.replay else 0
+    text = f"{count:.0f} of {size:.0f} rows of step {step} are unlike all others and carry {carried:.0%} of its loss"
+    rows = tuple(Row(**row) for row in told)
+    named = next((row for row in rows if row.feature is not None and row.value is not None), None)
+    if named is not None:
+        who = f"row {named.example_id}" if named.example_id is not None else "one of them"
+        fence = named.upper if named.value is not None and named.value > (named.upper or 0.0) else named.lower
+        text += f"; {named.feature} of {who} is {named.value:,.4g} (fence {fence:,.4g})"
+    figures = {"step": float(step), "rows": count, "batch_size": size, "share_of_loss": carried, "distance": distance}
     return Evidence("outliers", score, text, REMEDY, figures, rows)
 
 

@@ -34,6 +34,8 @@ _TESTS: tuple[Callable[[Surroundings], Evidence | None], ...] = (
 _LEAST = 0.05
 # A change that was replayed and left at most this share of the rise has removed the spike; more than the second, has not.
 _REMOVED, _REMAINS = 0.25, 0.6
+# Evidence that a replay can prove.
+_LEAST_TO_VERIFY = 0.3
 # What is left of the score of a cause whose remedy was replayed in vain.
 _REFUTED = 0.35
 # Faults of the data; the others are settings of the training.
@@ -128,7 +130,9 @@ def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause
     best = min(changes, key=lambda change: change["left"], default=None)
     if best is not None and replay is not None:
         if best["left"] <= _REMOVED:
-            status, score = "verified", max(score, 0.6)
+            # The replay proves what the evidence has pointed at: without any, a change may help by chance.
+            if score >= _LEAST_TO_VERIFY:
+                status, score = "verified", max(score, 0.6)
         elif best["left"] > _REMAINS:
             score *= _REFUTED
         text += f". {_replayed(best, replay)}"

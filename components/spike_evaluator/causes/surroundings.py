@@ -112,6 +112,12 @@ class Surroundings:
         share = self.concentration[0]
         return 0.5 if np.isnan(share) else share
 
+    @property
+    def known_few_rows(self) -> float:
+        """The same, 0 where unknown."""
+        share = self.concentration[0]
+        return 0.0 if np.isnan(share) else share
+
     @functools.cached_property
     def composition(self) -> tuple[float, int, int, int]:
         """How unusual the classes of a suspect batch are: (-log10 of the chance, class, rows of it, place).
@@ -154,6 +160,26 @@ class Surroundings:
         ratios = np.minimum(ratios, window[1:] / usual) if usual > 0 else ratios
         place = int(np.argmax(ratios))
         return float(ratios[place]), first + place
+
+    def figure(self, name: str) -> float:
+        """A figure of the replayed batches; NaN where there is none."""
+        value = (self.replay or {}).get("figures", {}).get(name)
+        return float("nan") if value is None else float(value)
+
+    def left_by(self, change: str) -> float:
+        """Share of the rise that a replayed change left; NaN where it was not replayed."""
+        changes = (self.replay or {}).get("changes", ())
+        return next((float(one["left"]) for one in changes if one["change"] == change), float("nan"))
+
+    @functools.cached_property
+    def oddity(self) -> float:
+        """How far the batches hold something unusual, after a look at their rows, in [0, 1]; NaN where none was kept."""
+        if not self.figure("batch_size") > 0:
+            return float("nan")
+        rows = ramp(self.figure("largest_distance"), 1.0, 2.0) if self.figure("suspicious_rows") else 0.0
+        high = self.figure("suspicious_share_of_loss")
+        classes = ramp(-self.figure("log10_chance_of_classes"), 3.0, 6.0)
+        return max(rows, high, classes, 1.0 if self.figure("shifted_columns") else 0.0)
 
     def rows(self, place: int, count: int) -> tuple[Row, ...]:
         """The worst rows of a step."""
