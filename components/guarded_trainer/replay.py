@@ -124,11 +124,9 @@ def replay_kept(model: keras.Model, keeper: ReplayKeeper, budget: ReplayBudget, 
       seconds: what the training took.
       classes: classes of the label, 0 where it is none.
     """
-    waiting = [
-        peak
-        for peak in sorted(keeper.kept, key=lambda one: -keeper.kept[one])
-        if not (keeper.result_folder(peak) / RESULT_NAME).exists()
-    ]
+    # The first one first: what comes later may be its aftermath.
+    highest = sorted(keeper.kept, key=lambda peak: (peak != min(keeper.kept), -keeper.kept[peak]))
+    waiting = [peak for peak in highest if not (keeper.result_folder(peak) / RESULT_NAME).exists()]
     if waiting and not keeper.is_off:
         deadline = time.monotonic() + max(budget.least_seconds, budget.time_share * seconds)
         try:
@@ -152,7 +150,7 @@ def _replay_all(model: keras.Model, keeper: ReplayKeeper, waiting: list[int], de
             started = time.monotonic()
             kept = keeper.read(peak)
             found = analyse(kept, Replayed(replayed, kept, deadline), layout)
-            content = {"format": FORMAT, "step": peak, "state_step": kept.state_step, **found}
+            content = {"format": FORMAT, "step": peak, "first_step": kept.first, "state_step": kept.state_step, **found}
             content["seconds"] = time.monotonic() - started
             text = json.dumps(_finite(content), allow_nan=False, indent=1)
             (keeper.result_folder(peak) / RESULT_NAME).write_text(text + "\n", encoding="utf-8")

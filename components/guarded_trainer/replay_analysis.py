@@ -26,6 +26,10 @@ from spikeguard.components.training_curve import Floats
 
 # A replay without any change has the same spike where it has this share of its rise at least, and this multiple at most.
 _LEAST_SAME, _MOST_SAME = 0.5, 3.0
+# Rise, in multiples of the expected loss, beyond which a higher one is no other.
+_UNBOUNDED = 100.0
+# Multiple of what is usual from which a batch is unusual.
+_ODD = 1.0
 # JSON has no infinity.
 _HUGE = 1e30
 # Ordinary rows whose loss is followed through the replayed steps.
@@ -104,11 +108,13 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
     rise = recorded - expected
     base: dict[str, Any] = {"reason": "", "expected": expected, "peak": peak, "recorded_peak": recorded, "changes": []}
     same = (peak - expected) / rise if rise > 0 else 0.0
-    look = _Look(kept, replayed, reference, levels, max(peak - expected, 1e-30))
+    look = _Look(kept, replayed, reference, levels, max(peak - expected, 1e-30), first_place, losses)
     if not _LEAST_SAME <= same <= _MOST_SAME:
         reason = f"the replay had a peak of {peak:.4g} where the training had {recorded:.4g}"
         return {**base, **look.findings(), "is_reproduced": False, "reason": reason}
     changes = []
+    # Of a loss without bounds all but nothing is left by any change: what counts is how far it is from what was expected.
+    most = _UNBOUNDED * max(abs(expected), (expected - float(np.min(_ranked(losses)))))
     for change in look.changes():
         if replayed.is_over:
             base["reason"] = "the time for replays was over before all changes were tried"
@@ -122,7 +128,7 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
                     "cause": change.cause,
                     "text": change.text,
                     "peak": height,
-                    "left": max(0.0, (height - expected) / (peak - expected)),
+                    "left": min(_HUGE, max(0.0, (height - expected) / min(peak - expected, most))),
                     "figures": change.figures,
                 }
             )
@@ -132,7 +138,16 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
 class _Look:
     """The batches of one spike, seen against ordinary rows."""
 
-    def __init__(self, kept: Kept, replayed: Replayed, reference: Reference, levels: Floats, rise: float) -> None:
+    def __init__(
+        self,
+        kept: Kept,
+        replayed: Replayed,
+        reference: Reference,
+        levels: Floats,
+        rise: float,
+        first_place: int,
+        replayed_losses: Floats,
+    ) -> None:
         self._kept, self._reference = kept, reference
         batches = kept.batches
         rows = _joined(batches)
@@ -147,8 +162,9 @@ class _Look:
         self.batch_effect = float(np.clip((own - expected) / rise, 0.0, 2.0)) if np.isfinite(own) else 0.0
         last = levels[len(batches) - 1] - levels[0]
         self.weight_effect = float(np.clip(last / rise, 0.0, 2.0)) if np.isfinite(last) else 1.0
-        self.culprit = self._find_culprit(levels)
+        self._first, self._replayed_losses = first_place, replayed_losses
         self.suspects = self._find_suspects()
+        self.culprit = self._find_culprit(levels)
         self._batch = batches[self.culprit]
         self.surplus = reference.surplus_class(self._batch)
         self.off_share = float(np.mean(self._distances[self.culprit] > 1.0))
@@ -157,16 +173,40 @@ class _Look:
         self.raw = reference.raw_columns()
 
     def _find_culprit(self, levels: Floats) -> int:
-        """Place of the step whose batch is to blame: the high one itself, or else the one whose update raised the level most."""
-        last = len(self._kept.batches) - 1
-        if last == 0 or self.batch_effect >= max(0.5, self.weight_effect):
-            return last
+        """Place of the step whose batch is to blame; what follows the first high loss may be its aftermath.
+
+        The first step up to there with something unusual in its batch; else the first high one, where it was high with
+        the kept weights, too; else the one whose update raised the level most.
+        """
+        first = min(self._first, len(self._kept.batches) - 1)
+        oddity = np.array([self._oddity(place) for place in range(first + 1)])
+        if oddity[-3:].max() >= _ODD:
+            return max(0, first - 2) + int(np.argmax(oddity[-3:]))
+        if oddity.max() >= 2.0 * _ODD:
+            return int(np.argmax(oddity))
+        own = _mean(self._losses[first])
+        if first == 0 or own - self._kept.expected > 0.5 * (self._replayed_losses[first] - self._kept.expected):
+            return first
         with np.errstate(invalid="ignore"):
-            jumps = np.nan_to_num(np.diff(levels)[:last], nan=np.inf, posinf=np.inf)
-        culprit = int(np.argmax(jumps))
-        if not jumps[culprit] > 0:
-            return last
-        return culprit
+            jumps = np.nan_to_num(np.diff(levels)[: first + 1], nan=np.inf, posinf=np.inf)
+        return int(np.argmax(jumps))
+
+    def _oddity(self, place: int) -> float:
+        """How unusual a batch is, 1 for at the edge of what is usual."""
+        batch, losses = self._kept.batches[place], self._losses[place]
+        suspects = self.suspects[place]
+        total = float(np.sum(np.maximum(np.nan_to_num(losses), 0.0)))
+        carried = float(np.sum(np.maximum(np.nan_to_num(losses), 0.0)[suspects])) / total if total > 0 else 0.0
+        classes = self._reference.surplus_class(batch)[0]
+        distance = _capped(np.max(self._distances[place], initial=0.0))
+        return float(
+            max(
+                min(distance, 100.0) if suspects.any() else 0.0,
+                2.0 * carried,
+                classes / _UNUSUAL,
+                3.0 if len(self._reference.shifted_columns(batch)) else 0.0,
+            )
+        )
 
     def _find_suspects(self) -> list[Bools]:
         """Rows of each batch that no ordinary row is like: by their inputs, or by their loss before the spike."""

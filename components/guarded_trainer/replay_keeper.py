@@ -24,6 +24,8 @@ FOLDER, KEPT_NAME, NOTES_NAME = "replay", "kept.npz", "notes.json"
 _HISTORY, _FEWEST, _HIGH = 128, 32, 6.0
 # Steps between the kept state and the first high loss, where there is a state; states in memory; steps of one replay.
 _LEAD, _STATES, _MOST_STEPS = 8, 4, 96
+# Steps between two events; the losses after a high one often stay restless.
+_APART = 16
 # High losses in a row after which they are the run's new level.
 _NEW_LEVEL = 64
 # Ordinary rows that are kept to compare with, and how many are drawn each time that a state is kept.
@@ -188,7 +190,7 @@ class ReplayKeeper:
 
     def _keep(self, steps: npt.NDArray[np.int64], losses: Floats, expected: float, spread: float) -> None:
         first, last = int(steps[0]), int(steps[-1])
-        if self._open is not None and first <= self._open[1] + 3:
+        if self._open is not None and first <= self._open[1] + _APART:
             self._open = (self._open[0], last)
             return  # The event is kept already: its beginning tells the cause.
         self._open = (first, last)

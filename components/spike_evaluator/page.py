@@ -95,6 +95,10 @@ def _details(evaluation: Evaluation) -> list[str]:
         lines += [f"  {line}" for line in cause_lines(causes)]
     if len(spikes) > _LISTED:
         lines.append(f"and {len(spikes) - _LISTED} lower spikes")
+    if evaluation.course is not None:
+        start, causes = evaluation.course
+        lines.append(f"from {kind} {start.start_step} on the loss diverged")
+        lines += [f"  {line}" for line in cause_lines(causes)]
     return lines + _facts(evaluation)
 
 

@@ -11,6 +11,7 @@
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
                  "peak_epoch": number or null, "causes": [cause, ...], the most likely first}],
+     "course": as one of "spikes", where the run diverged, or null where it did not or a spike tells of it,
      "explained": [{"start_step", "peak_step", "end_step", "reason"}],
      "validation_spikes": as "spikes", without causes,
      "levels": {"first", "best", "final", "noise"}, null where unknown,
@@ -47,7 +48,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.components.errors import InvalidDataError
-from spikeguard.components.spike_evaluator.causes.ranking import RankedCause, causes_of
+from spikeguard.components.spike_evaluator.causes.ranking import RankedCause, causes_of, course_causes
 from spikeguard.components.spike_evaluator.detection import DetectionConfig, Spike, SpikeFindings, detect_spikes
 from spikeguard.components.spike_evaluator.policy import SpikePolicy, Verdict, judge
 from spikeguard.components.training_curve import TrainingCurve
@@ -80,6 +81,8 @@ class Evaluation:
     """One sentence for each thing other than the curve that blocks the push."""
     causes: tuple[tuple[RankedCause, ...], ...] = ()
     """Of each spike of `findings`, the most likely first; empty where they were not sought."""
+    course: tuple[Spike, tuple[RankedCause, ...]] | None = None
+    """Where the run diverged, as a spike, and the causes; None where it did not, or a spike tells of it."""
     replay_notes: tuple[str, ...] = ()
     """Sentences on what was not replayed, and why."""
 
@@ -166,7 +169,8 @@ def with_causes(
     if evaluation.curve is None or evaluation.findings is None:
         return evaluation
     causes = causes_of(evaluation.curve, evaluation.findings, replays, tables)
-    return dataclasses.replace(evaluation, causes=causes, replay_notes=notes)
+    course = course_causes(evaluation.curve, evaluation.findings, replays, tables)
+    return dataclasses.replace(evaluation, causes=causes, course=course, replay_notes=notes)
 
 
 def unreadable(reason: str) -> Evaluation:
@@ -185,6 +189,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "blocked_by": list(evaluation.blocked_by),
         "curve": None,
         "spikes": [],
+        "course": None,
         "explained": [],
         "validation_spikes": [],
         "levels": None,
@@ -216,6 +221,10 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             {**dataclasses.asdict(spike), "causes": [_cause(cause) for cause in causes]}
             for spike, causes in evaluation.explained_spikes
         ],
+        "course": _finite(dataclasses.asdict(evaluation.course[0]))
+        | {"causes": [_cause(one) for one in evaluation.course[1]]}
+        if evaluation.course
+        else None,
         "explained": [dataclasses.asdict(rise) for rise in findings.explained],
         "validation_spikes": [dataclasses.asdict(spike) for spike in validation],
         "levels": {name: level if math.isfinite(level) else None for name, level in levels.items()},

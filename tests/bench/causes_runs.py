@@ -114,7 +114,7 @@ def train(
         replays, notes = read_replays(folder)
         evaluation = result.with_causes(result.evaluate(read_curve(folder)), replays, notes)
     spent = sum(one["seconds"] for one in replays)
-    spikes = evaluation.explained_spikes
+    spikes = [*evaluation.explained_spikes, *([evaluation.course] if evaluation.course else [])]
     highest = max(spikes, key=lambda one: one[0].height, default=None)
     return Attributed(
         data.name,

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from spikeguard.components.robust import MAD_TO_SD
 from spikeguard.components.spike_evaluator.causes import (
     batch_size,
     imbalance,
@@ -36,6 +39,8 @@ _LEAST = 0.05
 _REMOVED, _REMAINS = 0.25, 0.6
 # Evidence that a replay can prove.
 _LEAST_TO_VERIFY = 0.3
+# Steps before a divergence, standard deviations that its beginning is up, and what stands for a loss that is not finite.
+_NEAR, _RAISED, _HUGE = 64, 4.0, 1e30
 # What is left of the score of a cause whose remedy was replayed in vain.
 _REFUTED = 0.35
 # Faults of the data; the others are settings of the training.
@@ -95,10 +100,51 @@ def causes_of(
     )
 
 
+def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
+    """Where the run as a whole went wrong, as a spike: the rise to a loss that is not finite, or from its best level.
+
+    None where neither happened, or where a spike tells of it.
+    """
+    if findings.non_finite_steps:
+        bad = int(np.flatnonzero(curve.step == findings.non_finite_steps[0])[-1])
+    elif findings.diverged_from is not None:
+        bad = int(np.flatnonzero(curve.step >= findings.diverged_from)[0])
+        bad = bad + int(np.nanargmax(curve.loss[bad:]))
+    else:
+        return None
+    if any(spike.start_step <= curve.step[bad] <= spike.end_step + 3 for spike in findings.spikes):
+        return None
+    before = curve.loss[max(0, bad - _NEAR) : bad]
+    before = before[np.isfinite(before)]
+    calm = before[: max(1, 3 * len(before) // 4)]
+    expected = float(np.median(calm)) if len(calm) else 0.0
+    noise = (MAD_TO_SD * float(np.median(np.abs(calm - expected))) if len(calm) else 0.0) + 1e-3 * abs(expected) + 1e-12
+    start = bad
+    while start > 0 and curve.loss[start - 1] > expected + _RAISED * noise:
+        start -= 1
+    top = float(min(curve.loss[bad], _HUGE)) if not np.isnan(curve.loss[bad]) else _HUGE
+    steps = curve.step
+    height = (top - expected) / noise
+    return Spike(int(steps[start]), int(steps[bad]), int(steps[bad]), top, expected, height, recovered=False)
+
+
+def course_causes(
+    curve: TrainingCurve,
+    findings: SpikeFindings,
+    replays: Sequence[Mapping[str, Any]] = (),
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[Spike, tuple[RankedCause, ...]] | None:
+    """The same for a run that diverged without a spike that tells of it; None for any other."""
+    course = course_of(curve, findings)
+    if course is None:
+        return None
+    return course, rank(Surroundings(curve, findings, course, replay_of(course, replays), tables))
+
+
 def replay_of(spike: Spike, replays: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The replay that belongs to a spike: the one whose high step lies in it, the nearest to its peak."""
-    inside = [one for one in replays if spike.start_step - 1 <= one["step"] <= spike.end_step + 1]
-    return min(inside, key=lambda one: abs(one["step"] - spike.peak_step)) if inside else None
+    """The replay that belongs to a spike: of those whose high steps overlap with it, the one that begins nearest."""
+    inside = [one for one in replays if spike.start_step - 2 <= one["step"] and one["first_step"] <= spike.end_step + 1]
+    return min(inside, key=lambda one: abs(one["first_step"] - spike.start_step)) if inside else None
 
 
 def rank(around: Surroundings) -> tuple[RankedCause, ...]:

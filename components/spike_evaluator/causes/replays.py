@@ -3,7 +3,7 @@
 `replay/<step>/replay.json`, format `spikeguard.replay/1`:
 
     {"format": "spikeguard.replay/1",
-     "step": the high step that was replayed, "state_step": steps done when the state was kept,
+     "first_step", "step": the first high step, and the highest, which the replay ends with; "state_step": steps done when the state was kept,
      "is_reproduced": whether the replay without any change had the same spike,
      "reason": why there is no result, "" where there is one,
      "expected", "peak": losses expected and replayed at the peak,
