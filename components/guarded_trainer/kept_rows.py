@@ -110,7 +110,7 @@ class KeptRows:
         capacity = min(_MOST_ROWS, self._most_bytes // row_bytes)
         least = 8 * (leaves[0].shape[0] or 1)
         if capacity < least:
-            self.reason = f"the rows of 8 batches do not fit into {self._most_bytes:,} bytes"
+            self.reason = f"8 batches do not fit into {self._most_bytes:,} bytes"
             return
         self.structure = keras.tree.map_structure(lambda _: 0, data)
         inputs = data[0] if isinstance(data, tuple) else data

@@ -180,7 +180,8 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._keeper is not None and self._ring is not None and done > self._looked:
             columns = self._ring.columns(np.arange(self._looked, done))
             self._keeper.on_steps(done, columns)
-        self._looked, self._until_look = done, self._replay_budget.state_steps
+            self._until_look = self._keeper.interval
+        self._looked = done
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.flush()

@@ -133,9 +133,9 @@ def replay_kept(model: keras.Model, keeper: ReplayKeeper, budget: ReplayBudget, 
             _replay_all(model, keeper, waiting, deadline, classes)
         except Exception as error:  # Whatever a model does in its train step must not cost the training.
             logger.exception("Spikes could not be replayed")
-            keeper.notes.append(
-                f"Spikes could not be replayed: {type(error).__name__}: {str(error).splitlines()[0][:200]}."
-            )
+            # Of an error in a traced function the last line says what it was.
+            words = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+            keeper.notes.append(f"Spikes could not be replayed: {type(error).__name__}: {words[-1][:200]}.")
     keeper.write_notes()
 
 

@@ -26,6 +26,8 @@ _HISTORY, _FEWEST, _HIGH = 128, 32, 6.0
 _LEAD, _STATES, _MOST_STEPS = 8, 4, 96
 # Steps between two events; the losses after a high one often stay restless.
 _APART = 16
+# Batches that must be kept for a replay to be of use.
+_FEWEST_BATCHES = 8
 # High losses in a row after which they are the run's new level.
 _NEW_LEVEL = 64
 # Ordinary rows that are kept to compare with, and how many are drawn each time that a state is kept.
@@ -100,12 +102,14 @@ class ReplayKeeper:
     Attributes:
       rows: where the train step writes its rows.
       notes: sentences on what was left out.
+      interval: steps until the next look.
     """
 
     def __init__(self, run_dir: pathlib.Path, budget: ReplayBudget) -> None:
         self._folder, self._budget = run_dir / FOLDER, budget
         self.rows = KeptRows(budget.memory_bytes // 2)
         self.notes: list[str] = []
+        self.interval = budget.state_steps
         self.kept: dict[int, float] = {}  # Height by step of what is on disk.
         self._history: collections.deque[float] = collections.deque(maxlen=_HISTORY)
         self._raised: list[float] = []
@@ -161,6 +165,12 @@ class ReplayKeeper:
         if self._row != self.rows.written:
             self.rows.reason = "the rows that were kept are not those of the recorded steps"
             return
+        largest = int(np.max(columns["batch_size"]))
+        if self.rows.capacity < _FEWEST_BATCHES * largest:
+            self.rows.reason = f"{_FEWEST_BATCHES} batches do not fit into {self._budget.memory_bytes // 2:,} bytes"
+            return
+        # Between the oldest state and the newest step all rows must be there.
+        self.interval = max(1, min(self._budget.state_steps, self.rows.capacity // (3 * largest)))
         while len(self._steps) > 4 * _MOST_STEPS:
             del self._steps[next(iter(self._steps))]
         is_calm = self._look(np.arange(first, done + 1))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.range_test import LearningRateRange, learning_rate_range
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+    from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
@@ -58,6 +59,7 @@ _MODULE_OF = {
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
     "Recipe": "components.guarded_trainer.recipe",
+    "ReplayBudget": "components.guarded_trainer.replay_keeper",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
     "SpikeEvaluation": "components.artifacts",
@@ -94,6 +96,7 @@ __all__ = [
     "OutlierModel",
     "PositionStatistics",
     "Recipe",
+    "ReplayBudget",
     "RobustStatistics",
     "SmoothedCrossEntropy",
     "SpikeEvaluation",

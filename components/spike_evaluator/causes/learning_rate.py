@@ -20,7 +20,7 @@ def evidence(around: Surroundings) -> Evidence | None:
     lift = around.lift(curve.largest_input)[0]
     ordinary = (1.0 - around.few_rows) * (1.0 - around.odd_composition) * (1.0 - ramp(lift, 1.2, 4.0))
     if around.oddity >= 0:
-        ordinary = (1.0 - around.oddity) * (0.6 if around.figure("raw_columns") else 1.0)
+        ordinary = (1.0 - around.oddity) * (0.6 if around.figure("raw_columns") > 0 else 1.0)
     if around.replay:
         figures |= {"batch_effect": around.replay["batch_effect"], "weight_effect": around.replay["weight_effect"]}
         if around.replay["weight_effect"] < 0.3 <= around.replay["batch_effect"]:

@@ -48,15 +48,15 @@ def _from_rows(around: Surroundings, score: float) -> tuple[float, list[str]]:
     features = around.replay["features"] if around.replay else ()
     beyond, shifted = around.figure("share_of_rows_beyond_fences"), around.figure("shifted_columns")
     raw, steady = around.figure("raw_columns"), around.figure("steady_share")
-    signs = [0.5 * score if not shifted else score]
-    if shifted or beyond > _WHOLE:
-        signs.append(0.85 if shifted else 0.7)
+    signs = [score if shifted > 0 else 0.5 * score]
+    if shifted > 0 or beyond > _WHOLE:
+        signs.append(0.85 if shifted > 0 else 0.7)
         words += [
             f"{one['feature']} has a median of {one['median']:.4g} in the batch (usually {one['usual_median']:.4g}) and a"
             f" standard deviation of {one['spread']:.4g} ({one['usual_spread']:.4g})"
             for one in features[:1]
         ] or [f"{beyond:.0%} of the rows of the batch lie beyond the fences"]
-    elif raw and not around.figure("suspicious_rows"):
+    elif raw > 0 and not around.figure("suspicious_rows") > 0:
         signs.append(0.7)
         words += [f"{one['feature']} reaches {one['largest']:.4g} in raw units" for one in features[:1]]
     if steady > 0:

@@ -57,10 +57,10 @@ def _from_rows(around: Surroundings, found: Evidence | None) -> Evidence | None:
     size, count = around.figure("batch_size"), around.figure("suspicious_rows")
     told = around.replay["rows"] if around.replay else ()
     score = found.score if found else 0.0
-    if not count:
+    if not count > 0:
         # The loss lies in few rows, and yet no row is unlike those of calm steps.
         return dataclasses.replace(found, score=0.5 * score) if found else None
-    if around.figure("shifted_columns") or count > max(1.0, _FEW * size):
+    if around.figure("shifted_columns") > 0 or count > max(1.0, _FEW * size):
         return dataclasses.replace(found, score=0.3 * score) if found else None
     distance, carried = around.figure("largest_distance"), around.figure("suspicious_share_of_loss")
     sign = max(ramp(distance, 1.0, 3.0), carried)

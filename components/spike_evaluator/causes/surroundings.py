@@ -176,10 +176,10 @@ class Surroundings:
         """How far the batches hold something unusual, after a look at their rows, in [0, 1]; NaN where none was kept."""
         if not self.figure("batch_size") > 0:
             return float("nan")
-        rows = ramp(self.figure("largest_distance"), 1.0, 2.0) if self.figure("suspicious_rows") else 0.0
-        high = self.figure("suspicious_share_of_loss")
+        rows = ramp(self.figure("largest_distance"), 1.0, 2.0) if self.figure("suspicious_rows") > 0 else 0.0
+        high = max(0.0, self.figure("suspicious_share_of_loss"))
         classes = ramp(-self.figure("log10_chance_of_classes"), 3.0, 6.0)
-        return max(rows, high, classes, 1.0 if self.figure("shifted_columns") else 0.0)
+        return max(rows, high, classes, 1.0 if self.figure("shifted_columns") > 0 else 0.0)
 
     def rows(self, place: int, count: int) -> tuple[Row, ...]:
         """The worst rows of a step."""
@@ -215,7 +215,8 @@ def concentrations(curve: TrainingCurve, places: Ints) -> tuple[Floats, Ints]:
         share = np.minimum(np.cumsum(worst, axis=1) / (rows * curve.loss[places][:, None]), 1.0)
         beyond = np.where(alike < 0.95, (share - alike) / (1.0 - alike), 0.0)
     is_known = (curve.batch_size[places] > 0) & (curve.loss[places] > 0)
-    best = np.argmax(beyond, axis=1)
+    # The fewest rows that tell nearly as much as any number of them.
+    best = np.argmax(beyond >= 0.95 * beyond.max(axis=1, keepdims=True), axis=1)
     value = np.clip(beyond[np.arange(len(places)), best], 0.0, 1.0)
     return np.where(is_known, value, np.nan), np.asarray(best + 1)
 
