@@ -31,7 +31,7 @@ A cause, as `causes.ranking` finds it, is
      "evidence": {name: number or null},
      "text": the evidence and what the replay said, in a sentence,
      "rows": [{"example_id", "step", "loss", "feature", "value", "lower", "upper"}], null where unknown,
-     "remedy": {"text", "recipe": {field of Recipe: value}, "flags": [flag of local_runner.py, ...]},
+     "remedy": {"text", "recipe": {field of Recipe: value}, "pipeline": {field of PipelineConfig: value}, "flags": [flag of local_runner.py, ...]},
      "replay": {"change", "text", "peak", "left": share of the rise that is left, ...} or null where it was not replayed}
 
 Where there are several runs, the one with the worst verdict is told of. `height` is (loss_at_peak - expected_loss) over

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.spike_evaluator.advice import Advice, advise
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "Advice": "components.spike_evaluator.advice",
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
@@ -70,6 +72,7 @@ _MODULE_OF = {
     "SplitStatistics": "components.training_statistics.reading",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "advise": "components.spike_evaluator.advice",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
     "read_curve": "components.curve_readers.reading",
@@ -79,6 +82,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "Advice",
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
@@ -107,6 +111,7 @@ __all__ = [
     "SplitStatistics",
     "TrainingCurve",
     "TrainingStatistics",
+    "advise",
     "detect_spikes",
     "learning_rate_range",
     "read_curve",

@@ -32,7 +32,7 @@ def evidence(around: Surroundings) -> Evidence | None:
     if size < _SHORT * usual:
         score = (0.5 + 0.45 * ramp(usual / size, 1.5, 8.0)) * ordinary
         text = f"the batch of step {around.curve.step[place]} has {size} rows, not {usual:.0f}"
-        remedy = Remedy("Drop the short last batch.", {"keep_short_batch": False}, ("--recipe", "guarded"))
+        remedy = Remedy("Drop the short last batch.", {"keep_short_batch": False}, flags=("--recipe", "guarded"))
         return Evidence("batch_size", score, text, remedy, figures)
     score = 0.7 * ramp(usual, _MANY, _FEW) * ordinary
     text = f"batches have {usual:.0f} rows, and none of those at the spike is beyond what others have"

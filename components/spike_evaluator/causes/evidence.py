@@ -50,6 +50,8 @@ class Remedy:
     """One sentence in the imperative."""
     recipe: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Fields of `Recipe` and their values."""
+    pipeline: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """Fields of `PipelineConfig` and their values."""
     flags: tuple[str, ...] = ()
     """Flags of `local_runner.py`."""
 

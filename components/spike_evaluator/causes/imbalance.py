@@ -12,8 +12,8 @@ from spikeguard.components.spike_evaluator.causes.surroundings import Surroundin
 
 _REMEDY = Remedy(
     "Weight the classes or draw balanced batches, and shuffle the rows.",
-    {"class_weights": "balanced"},
-    ("--class-weights", "balanced"),
+    {"balance": "weights"},
+    flags=("--balance", "weights"),
 )
 
 

@@ -58,11 +58,13 @@ def evidence(around: Surroundings) -> Evidence | None:
 def _lower(rate: float | None) -> Remedy:
     if rate is None or not rate > 0 or not math.isfinite(rate):
         return Remedy(
-            "Lower the learning rate to a third, warm up and decay.", {"schedule": "cosine"}, ("--recipe", "guarded")
+            "Lower the learning rate to a third, warm up and decay.",
+            {"schedule": "cosine"},
+            flags=("--recipe", "guarded"),
         )
     rate = float(f"{rate:.2g}")
     return Remedy(
         f"Set the peak learning rate to {rate:g}, warm up and decay.",
         {"learning_rate": rate, "schedule": "cosine", "is_guarded": True},
-        ("--recipe", "guarded"),
+        flags=("--recipe", "guarded"),
     )

@@ -12,6 +12,7 @@ _WHOLE = 0.34
 _REMEDY = Remedy(
     "Standardize the features by constants of the train split, in the transform graph (`normalize=True`).",
     {},
+    {"normalize": True},
     ("--recipe", "guarded"),
 )
 

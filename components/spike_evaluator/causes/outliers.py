@@ -14,6 +14,7 @@ _FEW = 0.34
 REMEDY = Remedy(
     "Set `--outliers winsorize`, or remove these rows, and train a regression on Huber's loss.",
     {"loss": "huber"},
+    {"outliers": "winsorize"},
     ("--outliers", "winsorize"),
 )
 
@@ -47,6 +48,7 @@ def _from_curve(around: Surroundings) -> Evidence | None:
         "largest_input_over_calm": lift,
     }
     text = f"{len(rows)} of {size} rows carry {carried:.0%} of the loss of step {around.curve.step[place]}"
+    text += _told(rows)
     if ratio > 1:
         text += f"; the worst is {ratio:.1f} times as high as any in calm steps"
     return Evidence("outliers", score, text, REMEDY, figures, rows)
@@ -68,14 +70,22 @@ def _from_rows(around: Surroundings, found: Evidence | None) -> Evidence | None:
     score = max((0.55 + 0.4 * sign) * (1.0 - 0.5 * ramp(-around.figure("log10_chance_of_classes"), 3.0, 7.0)), score)
     step = around.replay["culprit_step"] if around.replay else 0
     text = f"{count:.0f} of {size:.0f} rows of step {step} are unlike all others and carry {carried:.0%} of its loss"
-    rows = tuple(Row(**row) for row in told)
-    named = next((row for row in rows if row.feature is not None and row.value is not None), None)
-    if named is not None:
-        who = f"row {named.example_id}" if named.example_id is not None else "one of them"
-        fence = named.upper if named.value is not None and named.value > (named.upper or 0.0) else named.lower
-        text += f"; {named.feature} of {who} is {named.value:,.4g} (fence {fence:,.4g})"
+    rows = tuple(around.with_raw_value(Row(**row)) for row in told)
+    text += _told(rows)
     figures = {"step": float(step), "rows": count, "batch_size": size, "share_of_loss": carried, "distance": distance}
     return Evidence("outliers", score, text, REMEDY, figures, rows)
+
+
+def _told(rows: tuple[Row, ...]) -> str:
+    """The most unusual value among the rows, in words; "" where none is known."""
+    for row in rows:
+        if row.feature is None or row.value is None:
+            continue
+        fence = row.upper if row.upper is not None and row.value > row.upper else row.lower
+        who = f"row {row.example_id}" if row.example_id is not None else "one of them"
+        beyond = "" if fence is None else f" (fence {fence:,.4g})"
+        return f"; {row.feature} of {who} is {row.value:,.4g}{beyond}"
+    return ""
 
 
 def _from_log(around: Surroundings) -> Evidence | None:
@@ -84,5 +94,10 @@ def _from_log(around: Surroundings) -> Evidence | None:
     if not around.is_brief or jump > 1.5:
         return None
     text = "one batch alone is high; which of its rows are is not in this log"
-    remedy = Remedy("Train with a CurveRecorder, which keeps the worst rows of each step.", REMEDY.recipe, REMEDY.flags)
+    remedy = Remedy(
+        "Train with a CurveRecorder, which keeps the worst rows of each step.",
+        REMEDY.recipe,
+        REMEDY.pipeline,
+        REMEDY.flags,
+    )
     return Evidence("outliers", 0.4, text, remedy, {"steps": 1.0})

@@ -10,7 +10,7 @@ from spikeguard.components.spike_evaluator.causes.surroundings import Surroundin
 REMEDY = Remedy(
     "Regularize: weight decay of 0.01 and dropout of 0.2, or train for fewer steps.",
     {"weight_decay": 0.01, "dropout": 0.2},
-    ("--recipe", "guarded"),
+    flags=("--recipe", "guarded"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Mapping
@@ -188,8 +189,17 @@ class Surroundings:
         for rank in range(min(count, len(losses))):
             named = int(ids[place, rank]) if ids.shape[1] > rank else -1
             if np.isfinite(losses[rank]):
-                found.append(Row(named if named >= 0 else None, int(self.curve.step[place]), float(losses[rank])))
+                row = Row(named if named >= 0 else None, int(self.curve.step[place]), float(losses[rank]))
+                found.append(self.with_raw_value(row))
         return tuple(found)
+
+    def with_raw_value(self, row: Row) -> Row:
+        """The row with the raw value that OutlierDetector found to be the most unusual, where it knows the row."""
+        for known in self.tables.get("outliers.json", {}).get("top_rows", ()):
+            if row.example_id is not None and known.get("example_id") == row.example_id and known.get("reasons"):
+                names = ("feature", "value", "lower", "upper")
+                return dataclasses.replace(row, **{name: known["reasons"][0].get(name) for name in names})
+        return row
 
 
 def concentrations(curve: TrainingCurve, places: Ints) -> tuple[Floats, Ints]:

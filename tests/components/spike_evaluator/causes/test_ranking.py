@@ -203,6 +203,19 @@ def test_causes_are_strict_json() -> None:
     assert cause["remedy"] == {
         "text": Remedy(cause["remedy"]["text"]).text,
         "recipe": {"loss": "huber"},
+        "pipeline": {"outliers": "winsorize"},
         "flags": ["--outliers", "winsorize"],
     }
     result.to_text(evaluation)  # Raises where something is not finite.
+
+
+def test_raw_value_of_a_row_is_told_when_the_outlier_detector_knows_it() -> None:
+    columns = _columns()
+    columns["worst_loss"][AT, 0], columns["worst_id"][AT, 0] = 800.0, 77
+    columns["loss"][AT] += 800.0 / ROWS
+    curve = TrainingCurve.from_columns(**columns)
+    reason = {"feature": "dep_delay", "value": 1301.0, "lower": -20.0, "upper": 98.0, "distance": 13.0}
+    tables = {"outliers.json": {"top_rows": [{"split": "train", "example_id": 77, "reasons": [reason]}]}}
+    ((first, *_),) = causes_of(curve, detect_spikes(curve), tables=tables)
+    assert "dep_delay of row 77 is 1,301 (fence 98)" in first.text
+    assert (first.rows[0].feature, first.rows[0].upper) == ("dep_delay", 98.0)
