@@ -214,9 +214,11 @@ class _Look:
         for batch, losses, distances in zip(self._kept.batches, self._losses, self._distances, strict=True):
             with np.errstate(invalid="ignore"):
                 high = self._reference.high_losses(batch, losses)
-            suspects.append(
-                (distances > 1.0) | high | (~np.isfinite(losses) & np.isfinite(_mean(self._reference.losses)))
-            )
+            odd = (distances > 1.0) | high | (~np.isfinite(losses) & np.isfinite(_mean(self._reference.losses)))
+            if self._reference.surplus_class(batch)[0] >= _UNUSUAL:
+                # Many rows of a class that was hardly there before: the class is what is unusual, not its rows.
+                odd &= ~self._reference.unknown_classes(batch)
+            suspects.append(odd)
         return suspects
 
     def changes(self) -> list[Change]:

@@ -119,6 +119,13 @@ class Reference:
                 found |= (classes == one) & (losses > max(_fence(own), _fence(self.losses)))
         return found
 
+    def unknown_classes(self, batch: Batch) -> Bools:
+        """Rows of a class of which there are too few ordinary rows to tell what is usual for it. Shape (rows,)."""
+        classes = self.layout.class_of(batch)
+        if classes is None or self.class_shares is None:
+            return np.zeros(len(batch), dtype=bool)
+        return np.asarray(self.class_shares[np.clip(classes, 0, self.layout.classes - 1)] < _FEWEST)
+
     def shifted_columns(self, batch: Batch) -> npt.NDArray[np.int64]:
         """Columns that have another unit in this batch than in ordinary rows."""
         matrix = self.layout.matrix(batch)

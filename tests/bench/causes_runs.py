@@ -14,12 +14,16 @@ import tensorflow as tf
 
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
 from tests.bench.causes_forms import FORMS, Stream
 from tests.bench.guard_data import Array, DataSet
 
 STEPS, BATCH = 300, 32
+KINDS = ("dense", "conv")
+# How long replays take is measured, not bounded: on a busy machine a bound would measure its load.
+_BUDGET = ReplayBudget(least_seconds=60.0)
 RATES = {"sgd": 0.03, "momentum": 0.005, "adam": 0.003}
 
 
@@ -100,7 +104,7 @@ def train(
     model.compile(made, loss, jit_compile=False)
     batches = [stream.batch(step) for step in range(stream.steps)]
     with tempfile.TemporaryDirectory() as folder:
-        recorder = CurveRecorder(folder, has_tensorboard=False, replay=has_replay)
+        recorder = CurveRecorder(folder, has_tensorboard=False, replay=_BUDGET if has_replay else False)
         started = time.monotonic()
         model.fit(
             _dataset(batches),

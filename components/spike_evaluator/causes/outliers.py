@@ -34,7 +34,7 @@ def _from_curve(around: Surroundings) -> Evidence | None:
     ratio = float(around.curve.worst_loss[place, 0] / highest) if highest > 0 else float("nan")
     # Rows of an ordinary kind are no outliers, however few carry the loss: either loss or input is beyond all others'.
     beyond = max(ramp(ratio, 1.0, 3.0), ramp(lift, 1.1, 3.0) if abs(lifted - place) <= 1 else 0.0)
-    score = share * (0.3 + 0.7 * beyond) * (1.0 - 0.6 * around.odd_composition)
+    score = share * (0.3 + 0.7 * beyond) * (1.0 - 0.8 * around.odd_composition)
     rows = around.rows(place, min(count, _MOST_ROWS))
     size = int(around.curve.batch_size[place])
     total = size * float(around.curve.loss[place])

@@ -13,7 +13,10 @@ def _cause(name: str, status: str = "likely", score: float = 0.6, **remedy: Any)
 
 
 def _content(*causes: dict[str, Any]) -> dict[str, Any]:
-    return {"spikes": [{"peak_step": 10 * place, "causes": [one]} for place, one in enumerate(causes, 1)], "course": None}
+    return {
+        "spikes": [{"peak_step": 10 * place, "causes": [one]} for place, one in enumerate(causes, 1)],
+        "course": None,
+    }
 
 
 def test_faults_of_the_data_come_first_and_the_guard_last() -> None:
