@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spikeguard.components.guarded_trainer.curvature import largest_curvature, stability_limit
 from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows
 from spikeguard.components.guarded_trainer.recording import example_losses, single
 from spikeguard.components.guarded_trainer.replay_analysis import Replayed, analyse
@@ -58,6 +59,37 @@ class ReplayModel:
         found = self._rows_of([tf.constant(leaf) for leaf in batch.leaves])
         return None if found is None else np.asarray(found.numpy(), dtype=np.float64)
 
+    def curvature(self, batch: Batch, rate: float) -> tuple[float, float] | None:
+        """Largest curvature on some rows, and the largest at which steps at this rate stay stable; None where unknown."""
+        found = stability_limit(self._inner_optimizer(), rate) if rate > 0 and len(batch) else None
+        if found is None or (found[1] is not None and len(found[1]) != len(self._weights)):
+            return None
+        leaves = [tf.constant(leaf) for leaf in batch.leaves]
+        return largest_curvature(lambda: self._loss_of(leaves), self._weights, found[1]), found[0]
+
+    def gradient_squares(self, batch: Batch) -> float:
+        """Squared norm of the gradient on some rows."""
+        leaves = [tf.constant(leaf) for leaf in batch.leaves]
+        with tf.GradientTape() as tape:
+            loss = self._loss_of(leaves)
+        gradients = tape.gradient(loss, self._weights, unconnected_gradients="zero")
+        return float(tf.linalg.global_norm([tf.convert_to_tensor(one) for one in gradients])) ** 2
+
+    def _loss_of(self, leaves: Any) -> tf.Tensor:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(self._rows.packed(leaves))
+        y_pred = self._model(x, training=False)
+        return tf.cast(self._model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights), tf.float32)
+
+    @property
+    def _weights(self) -> list[tf.Variable]:
+        return [variable.value for variable in self._model.trainable_variables]
+
+    def _inner_optimizer(self) -> keras.optimizers.Optimizer:
+        inner = self._model.optimizer
+        while hasattr(inner, "inner_optimizer"):
+            inner = inner.inner_optimizer
+        return inner
+
     def scale_inputs(self, scale: Floats) -> bool:
         """Multiplies the first layer's weights by what the inputs are divided by; False where there is no such layer."""
         kernels = [one for one in self._model.trainable_variables if one.name == "kernel" and len(one.shape) in (2, 4)]
@@ -71,9 +103,7 @@ class ReplayModel:
             factor = np.full((1, 1, 1, 1), scale[0])
         else:
             return False
-        inner = self._model.optimizer
-        while hasattr(inner, "inner_optimizer"):
-            inner = inner.inner_optimizer
+        inner = self._inner_optimizer()
         power = {"momentum": 1} if isinstance(inner, keras.optimizers.SGD) else {"momentum": -1, "velocity": -2}
         if not isinstance(inner, keras.optimizers.SGD | keras.optimizers.Adam):
             return False

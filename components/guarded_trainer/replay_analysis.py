@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spikeguard.components.guarded_trainer.curvature import noise_scale
 from spikeguard.components.guarded_trainer.kept_rows import Batch
 from spikeguard.components.guarded_trainer.replay_changes import (
     MOST_ROWS,
@@ -30,6 +31,8 @@ _LEAST_SAME, _MOST_SAME = 0.5, 3.0
 _UNBOUNDED = 100.0
 # Multiple of what is usual from which a batch is unusual.
 _ODD = 1.0
+# Batches that the noise of the gradient is taken from.
+_GRADIENTS = 6
 # JSON has no infinity.
 _HUGE = 1e30
 # Ordinary rows whose loss is followed through the replayed steps.
@@ -52,6 +55,10 @@ class Steps(Protocol):
 
     def scale_inputs(self, scale: Floats) -> bool: ...
 
+    def curvature(self, batch: Batch, rate: float) -> tuple[float, float] | None: ...
+
+    def gradient_squares(self, batch: Batch) -> float: ...
+
 
 class Replayed:
     """One kept spike and the model to replay it on."""
@@ -68,6 +75,21 @@ class Replayed:
         """Losses of rows with the kept weights. Shape (rows,); None where unknown."""
         self._model.restore(self._kept.state)
         return self._model.losses(batch)
+
+    def gradient_figures(self, rows: Batch) -> dict[str, float]:
+        """Curvature over its limit and noise scale at the kept state; without those that cannot be known."""
+        self._model.restore(self._kept.state)
+        figures: dict[str, float] = {}
+        rate = float(np.max(self._kept.rates)) if np.isfinite(self._kept.rates).all() else 0.0
+        found = self._model.curvature(rows, rate)
+        if found is not None and np.isfinite(found[0]):
+            figures |= {"curvature": found[0], "stability_limit": found[1], "curvature_over_limit": found[0] / found[1]}
+        small = self._kept.batches[:_GRADIENTS]
+        size = float(np.mean([len(batch) for batch in small]))
+        if len(rows) >= 4 * size:
+            squares = float(np.mean([self._model.gradient_squares(batch) for batch in small]))
+            figures["noise_scale"] = noise_scale(squares, size, self._model.gradient_squares(rows), float(len(rows)))
+        return figures
 
     def run(self, change: Change | None = None) -> Floats | None:
         """Losses of the replayed steps, with a change; None where the model does not allow for it. Shape (steps,)."""
@@ -132,7 +154,10 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
                     "figures": change.figures,
                 }
             )
-    return {**base, **look.findings(), "is_reproduced": True, "changes": changes}
+    findings = look.findings()
+    if not replayed.is_over:
+        findings["figures"] |= replayed.gradient_figures(probe)
+    return {**base, **findings, "is_reproduced": True, "changes": changes}
 
 
 class _Look:

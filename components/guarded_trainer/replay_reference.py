@@ -134,9 +134,10 @@ class Reference:
         with np.errstate(all="ignore"):
             center = np.median(matrix, axis=0)
             spread = np.nan_to_num(np.std(matrix, axis=0))
-            middle = np.quantile(matrix, [0.25, 0.75], axis=0)
-            own = _quantile(self.layout.matrix(self.rows), [0.25, 0.75])
-            stretch = (middle[1] - middle[0]) / np.where(own[1] > own[0], own[1] - own[0], np.nan)
+            # By medians: a few rows do not move them, however far away they lie.
+            apart = np.median(np.abs(matrix - self.median), axis=0)
+            usual = np.median(np.abs(self.layout.matrix(self.rows) - self.median), axis=0)
+            stretch = apart / np.where(usual > 0, usual, np.nan)
         room = np.maximum(self.spread, 1e-12)
         is_moved = np.abs(center - self.median) > _SHIFT * room
         is_stretched = (len(batch) >= _FEWEST) & ((stretch > _STRETCH) & (spread > _STRETCH * room))

@@ -35,9 +35,16 @@ def evidence(around: Surroundings) -> Evidence | None:
         remedy = Remedy("Drop the short last batch.", {"keep_short_batch": False}, flags=("--recipe", "guarded"))
         return Evidence("batch_size", score, text, remedy, figures)
     score = 0.7 * ramp(usual, _MANY, _FEW) * ordinary
+    noise = around.figure("noise_scale")
+    if noise >= 0:
+        figures["noise_scale"] = noise
+        # Gradients of more rows than their noise scale are hardly noisy.
+        score *= 0.5 + 0.5 * ramp(noise / usual, 0.5, 3.0)
     text = f"batches have {usual:.0f} rows, and none of those at the spike is beyond what others have"
     if beyond > 0.3:
         text = f"batches have {usual:.0f} rows"
+    if noise > usual:
+        text += f"; the noise scale of the gradient is {noise:.3g} rows"
     larger = int(max(64, 8 * usual))
     return Evidence(
         "batch_size", score, text, Remedy(f"Set the batch size to {larger}.", {"batch_size": larger}), figures

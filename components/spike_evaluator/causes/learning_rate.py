@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
+from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, either, ramp
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
 _JUMP = 1.5
@@ -25,6 +25,14 @@ def evidence(around: Surroundings) -> Evidence | None:
         figures |= {"batch_effect": around.replay["batch_effect"], "weight_effect": around.replay["weight_effect"]}
         if around.replay["weight_effect"] < 0.3 <= around.replay["batch_effect"]:
             ordinary *= 0.3  # The batch is as high with the weights from before.
+    over = around.figure("curvature_over_limit")
+    stable = ""
+    if over > 0:
+        figures["curvature_over_limit"] = over
+        stable = (
+            f"; the largest curvature is {around.figure('curvature'):.3g} where steps at this rate bear"
+            f" {around.figure('stability_limit'):.3g}"
+        )
     if jump > _JUMP:
         lasting = 0.8 if around.is_brief else 1.0
         score = (
@@ -35,6 +43,7 @@ def evidence(around: Surroundings) -> Evidence | None:
         before = float(curve.learning_rate[place - 1])
         text = (
             f"the learning rate rose from {before:.3g} to {curve.learning_rate[place]:.3g} at step {curve.step[place]}"
+            + stable
         )
         return Evidence("learning_rate", score, text, _lower(before), figures)
     ratios = curve.update_ratio[around.suspects]
@@ -52,7 +61,11 @@ def evidence(around: Surroundings) -> Evidence | None:
         score *= 0.6 + 0.4 * max(ramp(update, 1e-3, 1e-1), ramp(usual, 1e-3, 3e-2))
         score += ordinary * (0.0 if is_brief else 0.25) * ramp(max(update, usual), 1e-2, 1e-1)
         text += f"; a step changes the weights by {update:.2%} of their norm (usually {usual:.2%})"
-    return Evidence("learning_rate", score, text, _lower(rate / 3 if rate > 0 else None), figures)
+    if over > 0:
+        # Below the limit steps do not grow by themselves, above they do.
+        score = either(score, 0.5 * ordinary * ramp(over, 0.8, 2.0)) * (1.0 if over > 0.3 else 0.8)
+    lower = rate / max(3.0, 1.5 * over if over > 0 else 0.0) if rate > 0 else None
+    return Evidence("learning_rate", score, text + stable, _lower(lower), figures)
 
 
 def _lower(rate: float | None) -> Remedy:

@@ -11,7 +11,7 @@ _USUAL_INPUT, _RAW_INPUT = 15.0, 200.0
 _WHOLE = 0.34
 _REMEDY = Remedy(
     "Standardize the features by constants of the train split, in the transform graph (`normalize=True`).",
-    {},
+    {"standardize_label": True},
     {"normalize": True},
     ("--recipe", "guarded"),
 )

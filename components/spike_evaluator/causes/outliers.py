@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, Row, ramp
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
@@ -35,6 +37,9 @@ def _from_curve(around: Surroundings) -> Evidence | None:
     # Rows of an ordinary kind are no outliers, however few carry the loss: either loss or input is beyond all others'.
     beyond = max(ramp(ratio, 1.0, 3.0), ramp(lift, 1.1, 3.0) if abs(lifted - place) <= 1 else 0.0)
     score = share * (0.3 + 0.7 * beyond) * (1.0 - 0.8 * around.odd_composition)
+    others = around.curve.loss[[one for one in range(around.start, around.end + 1) if one != place]]
+    if len(others) >= 3 and float(np.median(others)) > 0.5 * float(around.curve.loss[place]):
+        score *= 0.5  # Other batches are as high: it is not these rows.
     rows = around.rows(place, min(count, _MOST_ROWS))
     size = int(around.curve.batch_size[place])
     total = size * float(around.curve.loss[place])
