@@ -87,6 +87,12 @@ class Reference:
         usual = float(np.median(high - low)) if len(high) else 0.0
         self.lower = np.minimum(self.median - _BEYOND * (self.median - low), self.median - usual)
         self.upper = np.maximum(self.median + _BEYOND * (high - self.median), self.median + usual)
+        if not self.is_amount.all() and len(rows):
+            # Flags and codes: one that is rarely set is no outlier where it is.
+            flags = np.abs(np.nan_to_num(finite[:, ~self.is_amount]))
+            room = _BEYOND * float(np.max(flags))
+            self.lower = np.where(self.is_amount, self.lower, np.minimum(self.lower, -room))
+            self.upper = np.where(self.is_amount, self.upper, np.maximum(self.upper, room))
         self.size = np.maximum(np.abs(low), np.abs(high))
         classes = layout.class_of(rows)
         self.class_shares = (

@@ -19,7 +19,7 @@ from spikeguard.components.spike_evaluator.causes import (
     regularization,
 )
 from spikeguard.components.spike_evaluator.causes.evidence import LIKELY, Cause, Evidence, Remedy, Row, Status
-from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
+from spikeguard.components.spike_evaluator.causes.surroundings import REMAINS, Surroundings
 from spikeguard.components.spike_evaluator.detection import Spike, SpikeFindings
 from spikeguard.components.training_curve import TrainingCurve
 
@@ -35,8 +35,8 @@ _TESTS: tuple[Callable[[Surroundings], Evidence | None], ...] = (
 )
 # Evidence below this is not told of.
 _LEAST = 0.05
-# A change that was replayed and left at most this share of the rise has removed the spike; more than the second, has not.
-_REMOVED, _REMAINS = 0.25, 0.6
+# A change that was replayed and left at most this share of the rise has removed the spike.
+_REMOVED = 0.25
 # Evidence that a replay can prove.
 _LEAST_TO_VERIFY = 0.3
 # Steps before a divergence, standard deviations that its beginning is up, and what stands for a loss that is not finite.
@@ -179,7 +179,7 @@ def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause
             # The replay proves what the evidence has pointed at: without any, a change may help by chance.
             if score >= _LEAST_TO_VERIFY:
                 status, score = "verified", max(score, 0.6)
-        elif best["left"] > _REMAINS:
+        elif best["left"] > REMAINS:
             score *= _REFUTED
         text += f". {_replayed(best, replay)}"
     return RankedCause(
@@ -188,7 +188,7 @@ def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause
 
 
 def _replayed(change: Mapping[str, Any], replay: Mapping[str, Any]) -> str:
-    verb = "lowers" if change["left"] <= _REMOVED else "changes" if change["left"] <= _REMAINS else "leaves"
+    verb = "lowers" if change["left"] <= _REMOVED else "changes" if change["left"] <= REMAINS else "leaves"
     peaks = f"the peak from {replay['peak']:.4g} to {change['peak']:.4g} (expected {replay['expected']:.4g})"
     return f"{change['text']} and replaying from step {replay['state_step']} {verb} {peaks}"
 

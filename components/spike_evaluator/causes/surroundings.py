@@ -15,6 +15,8 @@ from spikeguard.components.spike_evaluator.causes.evidence import Row, ramp
 from spikeguard.components.spike_evaluator.detection import Spike, SpikeFindings
 from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 
+# Share of the rise from which on a replayed change has not removed the spike.
+REMAINS = 0.6
 # Calm steps that a step is compared with, and the fewest from before it that do alone.
 _NEAR, _FEWEST_BEFORE = 256, 24
 # Steps before the first high loss whose update may have led to it.
@@ -178,9 +180,12 @@ class Surroundings:
         if not self.figure("batch_size") > 0:
             return float("nan")
         rows = ramp(self.figure("largest_distance"), 1.0, 2.0) if self.figure("suspicious_rows") > 0 else 0.0
-        high = max(0.0, self.figure("suspicious_share_of_loss"))
+        rows = max(rows, max(0.0, self.figure("suspicious_share_of_loss")))
         classes = ramp(-self.figure("log10_chance_of_classes"), 3.0, 6.0)
-        return max(rows, high, classes, 1.0 if self.figure("shifted_columns") > 0 else 0.0)
+        shifted = 1.0 if self.figure("shifted_columns") > 0 else 0.0
+        signs = (("rows_removed", rows), ("usual_classes", classes), ("rescaled", shifted))
+        # What was taken away in vain is not what the spike came from.
+        return max(0.0 if self.left_by(change) > REMAINS else sign for change, sign in signs)
 
     def rows(self, place: int, count: int) -> tuple[Row, ...]:
         """The worst rows of a step."""
