@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
+from spikeguard.components.spike_evaluator.causes.ranking import RankedCause
 from spikeguard.components.spike_evaluator.detection import Spike
 from spikeguard.components.spike_evaluator.plot import svg_plot, terminal_plot
 from spikeguard.components.spike_evaluator.result import Evaluation
 
+# Score from which a further cause is told of.
+_TOLD = 0.3
 # Spikes that the text lists; the JSON and the page have all.
 _LISTED = 10
 _MEANING = {"batch": "losses of single batches", "running_mean": "running means, undone", "epoch_mean": "epoch means"}
@@ -17,7 +21,7 @@ h1 { font-size: 1.4rem; } .verdict { padding: .1rem .6rem; border-radius: .3rem;
 .verdict.stable { background: #1d6b35; } .verdict.insufficient { background: #6b5a1d; }
 svg { width: 100%; border: 1px solid #d5d9de; } .loss { fill: #6d9bd1; stroke: #6d9bd1; } .spike { fill: #a32020; }
 svg text { font-size: 12px; fill: #1c1f23; } .level { fill: none; stroke: #1c1f23; stroke-width: 1.5; } table { border-collapse: collapse; }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #d5d9de; } td.text, th.text { text-align: left; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #d5d9de; } td:last-child, th:last-child { text-align: left; }
 """
 
 
@@ -62,7 +66,7 @@ def _table(evaluation: Evaluation) -> str:
     if evaluation.findings is None or evaluation.curve is None or not evaluation.findings.spikes:
         return ""
     kind = evaluation.curve.kind
-    heads = (f"{kind}s", "peak", "loss", "expected", "standard deviations", "recovered")
+    heads = (f"{kind}s", "peak", "loss", "expected", "standard deviations", "recovered", "cause")
     rows = [
         (
             f"{spike.start_step} to {spike.end_step}",
@@ -71,8 +75,9 @@ def _table(evaluation: Evaluation) -> str:
             f"{spike.expected_loss:.4g}",
             f"{spike.height:.0f}",
             "yes" if spike.recovered else "no",
+            html.escape(" ".join(cause_lines(causes))),
         )
-        for spike in evaluation.findings.spikes
+        for spike, causes in evaluation.explained_spikes
     ]
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return "<h2>Spikes</h2><table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + f"</tr>{body}</table>"
@@ -81,12 +86,19 @@ def _table(evaluation: Evaluation) -> str:
 def _details(evaluation: Evaluation) -> list[str]:
     if evaluation.findings is None or evaluation.curve is None:
         return []
-    spikes, kind = evaluation.findings.spikes, evaluation.curve.kind
+    spikes, kind = evaluation.explained_spikes, evaluation.curve.kind
     # The highest are told of, in the order of their steps.
-    listed = sorted(sorted(spikes, key=lambda spike: -spike.height)[:_LISTED], key=lambda spike: spike.start_step)
-    lines = [_sentence(spike, kind) for spike in listed]
+    listed = sorted(sorted(spikes, key=lambda one: -one[0].height)[:_LISTED], key=lambda one: one[0].start_step)
+    lines = []
+    for spike, causes in listed:
+        lines.append(_sentence(spike, kind))
+        lines += [f"  {line}" for line in cause_lines(causes)]
     if len(spikes) > _LISTED:
         lines.append(f"and {len(spikes) - _LISTED} lower spikes")
+    if evaluation.course is not None:
+        start, causes = evaluation.course
+        lines.append(f"from {kind} {start.start_step} on the loss diverged")
+        lines += [f"  {line}" for line in cause_lines(causes)]
     return lines + _facts(evaluation)
 
 
@@ -95,6 +107,18 @@ def _sentence(spike: Spike, kind: str) -> str:
         f"{kind} {spike.peak_step}: {spike.loss_at_peak:.4g} where {spike.expected_loss:.4g} was expected"
         f" ({spike.height:.0f} standard deviations), {'recovered' if spike.recovered else 'not recovered'}"
     )
+
+
+def cause_lines(causes: Sequence[RankedCause]) -> list[str]:
+    """The first cause of a spike and its remedy, in sentences; empty where no cause was sought."""
+    if not causes:
+        return []
+    first = causes[0]
+    name = first.cause.replace("_", " ")
+    verdict = {"verified": f"Verified: {name}.", "likely": f"Likely: {name}.", "unknown": "Cause unknown."}
+    text = f"{first.text[:1].upper()}{first.text[1:]}. {verdict[first.status]} {first.remedy.text}"
+    others = [f"{one.cause.replace('_', ' ')} ({one.score:.2f})" for one in causes[1:3] if one.score >= _TOLD]
+    return [text, *([f"Also possible: {', '.join(others)}."] if others else [])]
 
 
 def _facts(evaluation: Evaluation) -> list[str]:
@@ -111,4 +135,4 @@ def _facts(evaluation: Evaluation) -> list[str]:
             f"{findings.superseded_points} points were thrown away when the run went back to an earlier {curve.kind}"
         )
     lines.append(f"{len(curve):,} {curve.kind}s, {_MEANING[curve.loss_is]}")
-    return [*lines, *curve.notes]
+    return [*lines, *curve.notes, *evaluation.replay_notes]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.range_test import LearningRateRange, learning_rate_range
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+    from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
     from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
     from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from spikeguard.components.imbalance_detector.config import ImbalanceConfig
     from spikeguard.components.normalization_validator.component import NormalizationValidator
     from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
+    from spikeguard.components.spike_evaluator.advice import Advice, advise
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "Advice": "components.spike_evaluator.advice",
     "BatchFinding": "components.imbalance_detector.batch_composition",
     "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
@@ -68,6 +71,7 @@ _MODULE_OF = {
     "PreprocessingChoice": "components.preprocessing.choosing",
     "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
+    "ReplayBudget": "components.guarded_trainer.replay_keeper",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
     "SpikeEvaluation": "components.artifacts",
@@ -78,6 +82,7 @@ _MODULE_OF = {
     "SplitStatistics": "components.training_statistics.reading",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "advise": "components.spike_evaluator.advice",
     "balanced_batches": "components.guarded_trainer.balancing",
     "check_batches": "components.imbalance_detector.batch_composition",
     "choose_preprocessing": "components.preprocessing.choosing",
@@ -92,6 +97,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "Advice",
     "BatchFinding",
     "ClassBalance",
     "ClassWeights",
@@ -116,6 +122,7 @@ __all__ = [
     "PreprocessingChoice",
     "PriorCorrection",
     "Recipe",
+    "ReplayBudget",
     "RobustStatistics",
     "SmoothedCrossEntropy",
     "SpikeEvaluation",
@@ -126,6 +133,7 @@ __all__ = [
     "SplitStatistics",
     "TrainingCurve",
     "TrainingStatistics",
+    "advise",
     "balanced_batches",
     "check_batches",
     "choose_preprocessing",
