@@ -25,6 +25,7 @@ from spikeguard.components.guarded_trainer.component import GuardedTrainer
 from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.components.guarded_trainer.serving import SERVING_SIGNATURE, TRANSFORM_SIGNATURE
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
+from spikeguard.components.stability_report.component import StabilityReport
 from spikeguard.pipelines.config import PipelineConfig, categorical_columns, read_schema
 
 PREPROCESSING_FN = "spikeguard.pipelines.preprocessing.preprocessing_fn"
@@ -101,6 +102,18 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
                 filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.serving_folder)
             ),
         )
+    # Outside of the condition: a blocked push is when the report is needed most.
+    report = StabilityReport(
+        evaluation=spike_evaluator.outputs["evaluation"],
+        model_run=trainer.outputs["model_run"],
+        anomalies=example_validator.outputs["anomalies"],
+        statistics=statistics_gen.outputs["statistics"],
+        infra_blessing=spike_evaluator.outputs["blessing"],
+        model_evaluation=evaluator.outputs["evaluation"],
+        model_blessing=evaluator.outputs["blessing"],
+        pushed_model=pusher.outputs["pushed_model"],
+        title=config.title,
+    )
     return Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.pipeline_root,
@@ -115,6 +128,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             blessed_model,
             evaluator,
             pusher,
+            report,
         ],
         enable_cache=config.is_cached,
         metadata_connection_config=sqlite_metadata_connection_config(config.metadata_path),

@@ -13,6 +13,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.spike_evaluator import result as spike_result
+from spikeguard.components.stability_report.content import PAGE_FILE
 from spikeguard.pipelines.metadata import latest_outputs
 
 
@@ -33,7 +34,7 @@ class RunResult:
     interventions: int
     """Steps in which the guard did something."""
     artifacts: dict[str, str]
-    """Folder of each artifact that a person may want to open, by what it is."""
+    """Path of each artifact that a person may want to open, by what it is."""
 
 
 def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
@@ -53,6 +54,9 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         "evaluation": outputs["evaluation", "SpikeEvaluator"].uri,
         "model": outputs["model", "GuardedTrainer"].uri,
     }
+    report = outputs.get(("report", "StabilityReport"))
+    if report is not None:
+        artifacts["report"] = str(pathlib.Path(report.uri) / PAGE_FILE)
     return RunResult(
         evaluation=evaluation,
         pushed_to=pushed_to or None,

@@ -72,7 +72,13 @@ def test_files_are_written_beside_the_text(tmp_path: pathlib.Path) -> None:
     assert "&lt;b&gt;.csv" in text
     assert "<b>" not in text
     assert text.count('<circle class="spike"') == 1
-    assert "http" not in text  # Nothing to load.
+    assert "This training run was unstable: 1 spike in the last 20% of the run" in text
+    # Sections without data are absent.
+    assert [title for title in ("Training curve", "Spikes") if f"<h2>{title}</h2>" in text] == [
+        "Training curve",
+        "Spikes",
+    ]
+    assert text.count("<h2>") == 2
 
 
 def test_policy_of_a_file_is_used(tmp_path: pathlib.Path) -> None:
