@@ -140,4 +140,8 @@ def advice_of(evaluation: Json | None, recipe: Json | None, class_balance: Seque
     found += [{"text": text, "source": "range test", "flags": []} for text in (recipe or {}).get("warnings") or []]
     for content in class_balance:
         found += [{"text": text, "source": content["source"], "flags": []} for text in content.get("advice") or []]
-    return list({entry["text"]: entry for entry in reversed(found) if entry["text"]}.values())[::-1]
+    once: dict[str, Json] = {}
+    for entry in found:
+        if entry["text"]:
+            once.setdefault(entry["text"], entry)
+    return list(once.values())
