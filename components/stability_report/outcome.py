@@ -99,13 +99,13 @@ def outcome_of(gates: Sequence[Json], evaluation: Json | None, has_pusher: bool)
 
 
 def _because(*reasons: str) -> str:
-    return f": {_plain(reasons[0]).rstrip('.')}" if reasons and reasons[0] else ""
+    return f": {plain_numbers(reasons[0]).rstrip('.')}" if reasons and reasons[0] else ""
 
 
-def _plain(text: str) -> str:
+def plain_numbers(text: str) -> str:
     """Numbers with an exponent written out, as long as they stay short.
 
-    >>> _plain("the loss rose from 5.088e+04 to 3.721e+07")
+    >>> plain_numbers("the loss rose from 5.088e+04 to 3.721e+07")
     'the loss rose from 50,880 to 37,210,000'
     """
     return _EXPONENT.sub(
@@ -127,7 +127,7 @@ def _pushed(sources: Sequence[Source]) -> Any:
 def advice_of(evaluation: Json | None, recipe: Json | None, class_balance: Sequence[Json]) -> list[Json]:
     """What to do, from all that has advice to give, each piece once: causes of spikes first, the verified ones before others."""
     rank = {"verified": 0, "likely": 1}
-    spikes = (evaluation or {}).get("spikes") or []
+    spikes = [*((evaluation or {}).get("spikes") or []), (evaluation or {}).get("course") or {}]
     causes = [cause for spike in spikes for cause in spike.get("causes") or []]
     found: list[Json] = []
     for cause in sorted(causes, key=lambda cause: rank.get(str(cause.get("status")), 2)):

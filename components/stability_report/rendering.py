@@ -17,6 +17,7 @@ import markupsafe
 from spikeguard.components.guarded_trainer.guard_action import GuardAction
 from spikeguard.components.stability_report.content import Json, ReportContent
 from spikeguard.components.stability_report.histogram import histogram_picture
+from spikeguard.components.stability_report.outcome import plain_numbers
 from spikeguard.components.stability_report.picture import is_logarithmic, picture
 
 LARGEST_PAGE_BYTES = 6_000_000
@@ -67,7 +68,7 @@ def _view(content: ReportContent, share: float) -> Json:
     evaluation = content.evaluation or {}
     spikes = list(enumerate(evaluation.get("spikes") or [], 1))
     most = max(5, int(_MOST_SPIKES * share))
-    told = sorted(sorted(spikes, key=lambda pair: -(pair[1].get("height") or 0.0))[:most])
+    told = sorted(sorted(spikes, key=lambda pair: -(pair[1].get("height") or 0.0))[:most], key=lambda pair: pair[0])
     curve = content.curve
     return {
         "content": content,
@@ -142,6 +143,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["as_script_data"] = script_data
     environment.filters["percent"] = _percent
     environment.filters["sentence"] = _sentence
+    environment.filters["plain"] = plain_numbers
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["histogram"] = lambda feature: markupsafe.Markup(histogram_picture(feature))
     return environment

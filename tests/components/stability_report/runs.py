@@ -96,7 +96,7 @@ def cause(text: Callable[[str], str] = str) -> dict[str, Any]:
             "recipe": {"loss": "huber"},
             "flags": ["--outliers", "winsorize"],
         },
-        "replay": {"without_rows": 1.02, "steps": 16},
+        "replay": {"change": "without_rows", "text": text("without these rows"), "peak": 1.02, "left": 0.03},
     }
 
 

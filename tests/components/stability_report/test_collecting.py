@@ -12,7 +12,7 @@ from spikeguard.components.stability_report.collecting import collect
 from spikeguard.components.stability_report.content import ReportContent, read_content
 from spikeguard.components.stability_report.report import Report, explain, read_report
 from spikeguard.components.stability_report.sources import Source
-from tests.components.stability_report.runs import SPIKE_STEPS, losses, spiky, write_run
+from tests.components.stability_report.runs import SPIKE_STEPS, cause, losses, spiky, write_run
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,15 @@ def test_log_alone_is_explained(tmp_path: pathlib.Path) -> None:
 def test_content_equals_what_is_read_back() -> None:
     content = ReportContent("a", "good", "b", gates=({"gate": "c"},), evaluation={"verdict": "stable"}, notes=("d",))
     assert ReportContent.from_json(content.to_json()) == content
+
+
+def test_causes_of_a_run_that_diverged_are_told_and_advised_on(tmp_path: pathlib.Path) -> None:
+    sources = write_run(tmp_path, losses(300))
+    path = pathlib.Path(sources[4].folder) / "evaluation.json"
+    course = {"start_step": 200, "peak_step": 300, "end_step": 300, "causes": [cause()]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "verdict": "diverged", "course": course}))
+    content = collect(sources, "diverged")
+    assert content.advice[0]["text"] == "Winsorize the outliers."
+    html = Report(content).html
+    assert "From step 200 on the loss diverged" in html
+    assert "2 of 256 rows carry 87% of the loss." in html

@@ -46,6 +46,12 @@ def _width(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth"))
 
 
+def _unfold(page: Page) -> None:
+    """Opens what is folded, and has the browser lay out what is not yet in sight."""
+    page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    page.locator("section").evaluate_all("all => all.forEach(one => { one.style.contentVisibility = 'visible'; })")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_opens_without_complaint_and_without_network(browser: Browser, page_text: str, scheme: str) -> None:
     with opened(browser, page_text, scheme=scheme) as (page, complaints):
@@ -62,6 +68,7 @@ def test_click_on_a_spike_opens_its_causes(browser: Browser, page_text: str) -> 
         page.locator("details.spike").evaluate_all("all => all.forEach(one => { one.open = false; })")
         assert not page.get_by_text("2 of 256 rows carry 87%").first.is_visible()
         page.get_by_role("button", name=f"Spike 2 at step {SPIKE_STEPS[1]}").click()
+        page.locator("#spikes").evaluate("one => { one.style.contentVisibility = 'visible'; }")
         opened_spike = page.locator("details.spike[open]")
         assert opened_spike.count() == 1
         assert opened_spike.get_attribute("id") == "spike-2"
@@ -124,6 +131,7 @@ def test_drag_zooms_all_panels(browser: Browser, page_text: str) -> None:
 
 def test_anomalies_are_sorted_searched_and_filtered(browser: Browser, page_text: str) -> None:
     with opened(browser, page_text) as (page, complaints):
+        _unfold(page)
         section = page.locator("#anomalies")
         rows = section.locator("tbody tr:visible")
         assert rows.count() == 12 + 2 + 1
@@ -147,6 +155,7 @@ def test_anomalies_are_sorted_searched_and_filtered(browser: Browser, page_text:
 def test_numbers_are_sorted_as_numbers(browser: Browser, content: ReportContent) -> None:
     rows = [{"feature": f"f{n}", "split": "train", "rows": n, "unusual": []} for n in (9, 1000, 10, 200)]
     with opened(browser, Report(dataclasses.replace(content, statistics=tuple(rows))).html) as (page, _):
+        _unfold(page)
         page.locator("#statistics").get_by_role("button", name="rows").click()
         cells = page.locator("#statistics tbody td:nth-child(4)").all_inner_texts()
     assert cells == ["9", "10", "200", "1,000"]
@@ -155,7 +164,7 @@ def test_numbers_are_sorted_as_numbers(browser: Browser, content: ReportContent)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone_has_no_horizontal_scroll(browser: Browser, page_text: str, scheme: str) -> None:
     with opened(browser, page_text, width=390, scheme=scheme, has_touch=True) as (page, complaints):
-        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        _unfold(page)
         assert _width(page) == 390
     assert complaints == []
 
@@ -195,7 +204,7 @@ def test_accessibility_checker_finds_nothing_serious(
 ) -> None:
     source = axe_source(tmp_path)
     with opened(browser, page_text, scheme=scheme) as (page, _):
-        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        _unfold(page)
         page.evaluate(source)
         found = page.evaluate("axe.run().then(result => [result.passes.length, result.violations])")
     passes, violations = found
@@ -215,7 +224,7 @@ def test_hostile_content_is_inert_and_readable(browser: Browser, tmp_path: pathl
     assert made.notes == ()
     for width in (1200, 390):
         with opened(browser, Report(made).html, width=width) as (page, complaints):
-            page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+            _unfold(page)
             assert page.evaluate("window.owned") is None
             assert page.locator("img").count() == 0
             assert page.locator("script").count() == 2
@@ -244,6 +253,7 @@ def test_compared_runs_are_drawn_together(browser: Browser, tmp_path: pathlib.Pa
     with opened(browser, render_comparison(Comparison(calm, wild)), width=390) as (page, complaints):
         assert page.locator(".headline").inner_text() == "B is less stable than A: it is unstable where A is stable."
         assert page.locator("#chart canvas").count() == 3
+        _unfold(page)
         assert _width(page) == 390
         assert "spikes\t0\t2" in page.locator("#training tr", has_text="spikes").first.inner_text()
     assert complaints == []
