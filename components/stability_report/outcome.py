@@ -17,6 +17,7 @@ from spikeguard.components.stability_report.sources import (
 
 # A number from ten thousand on, as `{:.4g}` writes it.
 _EXPONENT = re.compile(r"\b\d(?:\.\d+)?e\+\d+\b")
+_BRACKETS = re.compile(r" \([^()]*\)")
 _STABLE = "the loss fell without unexplained jumps"
 _UNSTABLE = {
     "unstable": "its training was unstable",
@@ -99,7 +100,9 @@ def outcome_of(gates: Sequence[Json], evaluation: Json | None, has_pusher: bool)
 
 
 def _because(*reasons: str) -> str:
-    return f": {plain_numbers(reasons[0]).rstrip('.')}" if reasons and reasons[0] else ""
+    """The first reason, without the figures in brackets that specialists read below."""
+    reason = _BRACKETS.sub("", plain_numbers(reasons[0])).rstrip(".") if reasons else ""
+    return f": {reason}" if reason else ""
 
 
 def plain_numbers(text: str) -> str:

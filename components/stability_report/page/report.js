@@ -119,16 +119,16 @@
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const PANELS = [
-    { column: "loss", title: "Loss", height: 320 },
-    { column: "learning_rate", title: "Learning rate", height: 120 },
-    { column: "gradient_norm", title: "Gradient norm", height: 120 },
+    { column: "loss", title: "Loss", height: 330 },
+    { column: "learning_rate", title: "Learning rate", height: 130 },
+    { column: "gradient_norm", title: "Gradient norm", height: 130 },
   ];
   const LINE = { loss: "loss", learning_rate: "rate", gradient_norm: "norm" };
 
   const short = (value) => {
     if (value == null) return "–";
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
+    if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e");
     return Number(value.toPrecision(4)).toLocaleString("en-US", { maximumSignificantDigits: 4 });
   };
 
@@ -144,9 +144,9 @@
       this.last = Math.max(...columns.map((column) => column.step[column.step.length - 1]));
       const losses = columns.flatMap((column) => column.loss.filter((loss) => loss != null));
       this.canBeLog = losses.length > 0 && losses.reduce((low, loss) => Math.min(low, loss), Infinity) > 0;
-      this.readout = element("p", { class: "readout" }, "\u00a0");
+      this.readout = element("p", { class: "readout" }, "Drag across the curve to zoom; a double-click shows the whole run.");
       this.panels = element("div", { class: "panels" });
-      box.append(this.toolbar(), this.panels, this.readout);
+      box.append(this.toolbar(), this.readout, this.panels);
       box.hidden = false;
       this.draw();
       new ResizeObserver(() => this.resize()).observe(this.panels);
@@ -179,7 +179,6 @@
           button("▶", "Move right", () => this.move(0.25)),
           button("Whole run", "Show the whole run", () => this.show(this.first, this.last)),
         ),
-        element("span", { class: "note" }, "Drag across the curve to zoom; double-click shows all."),
       );
     }
 
@@ -272,7 +271,7 @@
         {
           width: this.panels.clientWidth,
           height: panel.height - (isLast ? 0 : 30),
-          padding: [8, 24, isLast ? 0 : 6, 0],
+          padding: [20, 24, isLast ? 0 : 6, 0],
           legend: { show: false },
           cursor: { sync: { key: "spikeguard" }, drag: { x: true, y: false }, points: { show: false } },
           scales: { x: { time: false }, y: isLog ? { distr: 3 } : { range: { min: { pad: 0.05, soft: 0, mode: 2 }, max: { pad: 0.05 } } } },
