@@ -16,6 +16,8 @@ _WHOLE, _BUCKETS = 8_000, 1_500
 _AROUND, _MOST_AROUND = 40, 8_000
 _MOST_MARKS = 400
 _DIGITS = 6
+# Changes from step to step, as a share of those of the losses.
+_ROUGH = 0.3
 
 
 def series_of(
@@ -32,8 +34,8 @@ def series_of(
       spike_steps: start, peak and end of each spike.
 
     Returns:
-      `kind`, `loss_is`, `points` (n), `columns`: equally long lists by name, with `step` and `loss` and, where known, `level`,
-      `learning_rate` (what the update used, the guard's factor included) and `gradient_norm`, null where a value is not
+      `kind`, `loss_is`, `points` (n), `columns`: equally long lists by name, with `step` and `loss` and, where known, `level`
+      (unless it changes from batch to batch as the losses do), `learning_rate` (what the update used, the guard's factor included) and `gradient_norm`, null where a value is not
       finite; `epochs`: first step of each; `validation`: `step` and `loss`; `guard`: `step` and bits of each action;
       `non_finite`: steps; and how many of the latter two there are.
 
@@ -43,7 +45,7 @@ def series_of(
     lasting = line_of_descent(curve.step)
     superseded = len(curve) - len(lasting)
     curve = curve.take(lasting)
-    level = None if level is None else level[lasting]
+    level = None if level is None or _is_rough(level[lasting], curve.loss) else level[lasting]
     kept = _kept_places(curve, spike_steps)
     columns: dict[str, list[Any]] = {"step": curve.step[kept].tolist(), "loss": _rounded(curve.loss[kept])}
     rate = curve.learning_rate * np.where(np.isnan(curve.guard_factor), 1.0, curve.guard_factor)
@@ -67,6 +69,14 @@ def series_of(
         "non_finite": curve.step[broken[:_MOST_MARKS]].tolist(),
         "non_finite_steps": len(broken),
     }
+
+
+def _is_rough(level: Floats, loss: Floats) -> bool:
+    """Whether the expected loss follows the make-up of each batch: no line that an eye could tell from the losses."""
+    with np.errstate(invalid="ignore"):
+        steps = [np.abs(np.diff(values)) for values in (level, loss)]
+    known = [values[np.isfinite(values)] for values in steps]
+    return bool(len(known[0]) and len(known[1]) and np.median(known[0]) > _ROUGH * np.median(known[1]))
 
 
 def _kept_places(curve: TrainingCurve, spike_steps: Sequence[tuple[int, int, int]]) -> Ints:

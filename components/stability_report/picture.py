@@ -70,12 +70,12 @@ def is_logarithmic(losses: Sequence[float | None]) -> bool:
     return bool(known) and min(known) > 0.0 and max(known) > _DECADES * float(np.median(known))
 
 
-def picture(curve: Json, spikes: Sequence[Json]) -> str:
+def picture(curve: Json, spikes: Sequence[tuple[int, Json]]) -> str:
     """The curve as an SVG element, "" where no loss is finite.
 
     Args:
       curve: what `curve_series.series_of` returned.
-      spikes: of the evaluation; each mark is a link to `#spike-<number>`.
+      spikes: number and spike of the evaluation; each mark is a link to `#spike-<number>`.
     """
     columns = curve["columns"]
     steps = np.array(columns["step"], dtype=float)
@@ -96,7 +96,7 @@ def picture(curve: Json, spikes: Sequence[Json]) -> str:
     shown = [(step, value) for step, value in shown if panel.low <= value <= panel.high]
     parts += [_dot(x.at(step), float(panel.y(np.array([value]))[0])) for step, value in shown[:200]]
     parts += [_guard_mark(x.at(step), panel) for step in (curve.get("guard") or {}).get("step", [])]
-    parts += [_spike_mark(number, spike, x, panel, curve["kind"]) for number, spike in enumerate(spikes, 1)]
+    parts += [_spike_mark(number, spike, x, panel, curve["kind"]) for number, spike in spikes]
     top = panel.top + panel.height + _GAP
     for name, title in _SMALL:
         if name in columns and np.isfinite(values := _floats(columns[name])).any():

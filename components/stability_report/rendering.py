@@ -75,7 +75,7 @@ def _view(content: ReportContent, share: float) -> Json:
         "evaluation": content.evaluation,
         "spikes": told,
         "untold_spikes": len(spikes) - len(told),
-        "picture": markupsafe.Markup(picture(curve, [spike for _, spike in told])) if curve else "",
+        "picture": markupsafe.Markup(picture(curve, told)) if curve else "",
         "data": drawing_data([("loss", curve)], told) if curve else None,
         "guard_events": guard_events(curve) if curve else [],
         "most": max(10, int(_MOST_ROWS * share)),
@@ -165,8 +165,12 @@ def _shown(value: Any) -> Any:
 
 
 def _sentence(text: Any) -> str:
+    """A text with a capital, unless it begins with a name such as `learning_rate`, and a full stop."""
     told = str(text).strip()
-    return told[:1].upper() + told[1:] + ("" if told.endswith((".", "!", "?", "…")) else ".")
+    first = told.partition(" ")[0]
+    return (told[:1].upper() + told[1:] if first.isalpha() else told) + (
+        "" if told.endswith((".", "!", "?", "…")) else "."
+    )
 
 
 def _percent(share: Any) -> str:

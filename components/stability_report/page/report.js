@@ -261,7 +261,10 @@
       // Powers of ten, where the axis spans several.
       const powers = (u, ticks) => {
         const whole = ticks.map((tick) => (tick != null && Number.isInteger(Number(Math.log10(tick).toFixed(6))) ? tick : null));
-        return whole.filter((tick) => tick != null).length > 1 ? whole : ticks;
+        const count = whole.filter((tick) => tick != null).length;
+        const each = Math.ceil(count / (isLoss ? 8 : 3));
+        let seen = 0;
+        return count > 1 ? whole.map((tick) => (tick != null && seen++ % each === 0 ? tick : null)) : ticks;
       };
       const box = element("div", { class: "panel-chart", role: "group", "aria-label": `${panel.title} by ${this.data.kind}` });
       box.append(element("p", { class: "panel-title", "aria-hidden": "true" }, panel.title));

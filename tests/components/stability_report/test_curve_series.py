@@ -47,9 +47,9 @@ def test_short_curve_is_whole() -> None:
 
 def test_points_that_the_run_threw_away_are_left_out() -> None:
     curve = TrainingCurve.from_columns(step=[1, 2, 3, 4, 3, 4, 5], loss=[9.0, 8.0, 99.0, 99.0, 7.0, 6.0, 5.0])
-    series = series_of(curve, curve.loss, [])
+    series = series_of(curve, np.arange(7.0) / 100, [])
     assert series["columns"]["step"] == [1, 2, 3, 4, 5]
-    assert series["columns"]["level"] == [9.0, 8.0, 7.0, 6.0, 5.0]
+    assert series["columns"]["level"] == [0.0, 0.01, 0.04, 0.05, 0.06]
     assert series["superseded"] == 2
 
 
@@ -64,3 +64,10 @@ def test_curve_without_a_finite_loss_is_drawn_as_nothing() -> None:
     series = series_of(TrainingCurve.from_losses([np.nan, np.inf]), None, [])
     assert series["columns"]["loss"] == [None, None]
     assert picture(series, []) == ""
+
+
+def test_expected_loss_that_follows_each_batch_is_no_line() -> None:
+    loss = 1 + np.random.default_rng(0).normal(size=400)
+    curve = TrainingCurve.from_losses(loss)
+    assert "level" in series_of(curve, np.full(400, 1.0), [])["columns"]
+    assert "level" not in series_of(curve, 1 + 0.5 * (loss - 1), [])["columns"]

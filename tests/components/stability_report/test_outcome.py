@@ -10,7 +10,12 @@ from spikeguard.components.stability_report.outcome import advice_of, gates_of, 
 from spikeguard.components.stability_report.sources import Source
 
 STABLE = {"verdict": "stable", "blessed": True, "reasons": [], "blocked_by": []}
-UNSTABLE = {"verdict": "unstable", "blessed": False, "reasons": ["it rose to 3.721e+07 (64 standard deviations)."], "blocked_by": []}
+UNSTABLE = {
+    "verdict": "unstable",
+    "blessed": False,
+    "reasons": ["it rose to 3.721e+07 (64 standard deviations)."],
+    "blocked_by": [],
+}
 PUSHED = Source("PushedModel", "/p", "Pusher", properties={"pushed": 1, "pushed_destination": "/serving/1"})
 REFUSED = Source("ModelBlessing", "/b", "Evaluator", properties={"blessed": 0})
 BLESSED = Source("ModelBlessing", "/b", "Evaluator", properties={"blessed": 1})

@@ -69,6 +69,19 @@ def test_page_of_the_largest_content_stays_within_its_size_and_says_what_it_left
     assert "more features are in the artifacts." in shown
 
 
+def test_of_very_many_spikes_the_highest_are_told_under_their_own_numbers() -> None:
+    content = large_content(steps=500_000, features=1)
+    page = rendering.render(content)
+    assert content.evaluation is not None
+    spikes = content.evaluation["spikes"]
+    told = [int(number) for number in re.findall(r'id="spike-(\d+)"', page)]
+    assert told == sorted(told)
+    assert len(told) == 200 < len(spikes)
+    assert f"{len(spikes) - 200} lower spikes are in report.json" in page
+    assert [int(number) for number in re.findall(r'href="#spike-(\d+)"', page)] == told
+    assert min(spikes[number - 1]["height"] for number in told) >= sorted(spike["height"] for spike in spikes)[-200]
+
+
 def test_compared_runs_name_what_differs(tmp_path: pathlib.Path) -> None:
     a = collect(write_run(tmp_path / "a", losses()), "calm", has_pusher=True)
     b = collect(write_run(tmp_path / "b", spiky()[:900], features=4), "wild", has_pusher=True)
