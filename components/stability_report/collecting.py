@@ -164,7 +164,7 @@ def _json(path: pathlib.Path, notes: list[str]) -> Json | None:
         return None
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # The last from brackets within brackets.
         notes.append(f"{path} could not be read: {error}")
         return None
     if not isinstance(content, dict):

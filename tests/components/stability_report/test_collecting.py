@@ -99,6 +99,7 @@ def test_json_is_the_content(sources: list[Source], tmp_path: pathlib.Path) -> N
     ("kept", "file", "broken", "note"),
     [
         (0, "outliers.json", "{", "outliers.json could not be read"),
+        (0, "outliers.json", "[" * 100_000, "outliers.json could not be read"),
         (0, "outliers.json", "[1]", "holds no JSON object"),
         (0, "outliers.json", '{"format": "spikeguard.outliers/9"}', "has format 'spikeguard.outliers/9'"),
         (0, "Split-train/SchemaDiff.pb", "", "the file is empty"),
@@ -142,6 +143,7 @@ def test_numbers_that_json_lacks_and_endless_values_are_bounded(tmp_path: pathli
     assert outliers["features"][0] == {"name": "?", "lower": None, "upper": None, "median": "inf"}
     assert len(outliers["features"]) == 3000
     assert outliers["notes"][0] == "x" * 600 + "… (10,000 characters)"
+    assert str(outliers["notes"][1]).strip("[]") == "'…'"
     json.loads(content.to_json())
 
 
