@@ -69,6 +69,17 @@ def test_page_of_the_largest_content_stays_within_its_size_and_says_what_it_left
     assert "more features are in the artifacts." in shown
 
 
+def test_class_stands_with_its_share_of_the_train_split_and_its_rows_in_a_batch(tmp_path: pathlib.Path) -> None:
+    page = rendering.render(collect(write_run(tmp_path, losses(300)), "classes"))
+    (row,) = re.findall(r"<tr><td>cancelled</td>.*?</tr>", page)
+    cells = [re.sub("<[^>]+>", "", cell).strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
+    assert cells == ["cancelled", "10%", "50", "100", "4.5", "3.2 ± 1.7", "3.4%"]
+    assert re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", page[page.index("In a batch of 32 rows") :])[0] == (
+        "loss jitter",
+        "0.2",
+    )
+
+
 def test_of_very_many_spikes_the_highest_are_told_under_their_own_numbers() -> None:
     content = large_content(steps=500_000, features=1)
     page = rendering.render(content)
