@@ -129,11 +129,11 @@ def _pushed(sources: Sequence[Source]) -> Any:
 
 def advice_of(evaluation: Json | None, recipe: Json | None, class_balance: Sequence[Json]) -> list[Json]:
     """What to do, from all that has advice to give, each piece once: causes of spikes first, the verified ones before others."""
-    rank = {"verified": 0, "likely": 1}
+    rank = {"verified": 0, "likely": 1}  # Of other causes there is too little evidence to act on.
     spikes = [*((evaluation or {}).get("spikes") or []), (evaluation or {}).get("course") or {}]
-    causes = [cause for spike in spikes for cause in spike.get("causes") or []]
+    causes = [cause for spike in spikes for cause in spike.get("causes") or [] if cause.get("status") in rank]
     found: list[Json] = []
-    for cause in sorted(causes, key=lambda cause: rank.get(str(cause.get("status")), 2)):
+    for cause in sorted(causes, key=lambda cause: rank[cause["status"]]):
         remedy = cause.get("remedy")
         text, flags = (remedy.get("text"), remedy.get("flags")) if isinstance(remedy, dict) else (remedy, None)
         found.append({"text": text, "source": f"cause: {cause.get('cause')}", "flags": flags or []})

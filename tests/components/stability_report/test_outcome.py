@@ -71,7 +71,8 @@ def test_advice_is_told_once_and_the_verified_first() -> None:
         {
             "causes": [
                 cause("outliers", "likely", "Winsorize."),
-                {"cause": "unknown", "status": "unknown", "remedy": None},
+                cause("learning_rate", "unknown", "Lower the rate."),
+                {"cause": "unknown", "status": "likely", "remedy": None},
             ]
         },
     ]
