@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import json
@@ -25,6 +26,9 @@ LARGEST_PAGE_BYTES = 6_000_000
 _MOST_ROWS, _MOST_SPIKES = 2_000, 200
 _SHARES = (1.0, 0.5, 0.2, 0.05, 0.01)
 _UNKNOWN = "\u2013"
+# Parts that other components write, and what a wrong type in them raises.
+_TABLES = ("outliers", "class_balance", "normalization")
+_SHAPES = (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError, jinja2.TemplateError)
 _FOLDER = pathlib.Path(__file__).parent / "page"
 # Marks that change the direction of the text around them, and control characters: shown by their numbers.
 _INVISIBLE = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -46,7 +50,34 @@ def render(content: ReportContent) -> str:
     >>> "&lt;b&gt;" in page, "<b>" in page
     (True, False)
     """
+    try:
+        return _rendered(content)
+    except _SHAPES as error:
+        return _rendered(_showable(content, error))
+
+
+def _rendered(content: ReportContent) -> str:
     return rendered_within(lambda share: _render("report.html.jinja", share, _view(content, share)))
+
+
+def _showable(content: ReportContent, error: Exception) -> ReportContent:
+    """The content without those tables of other components that are not of the shape that their format promises."""
+    nothing = ReportContent(content.title, content.status, content.sentence)
+    kept: Json = {}
+    notes = list(content.notes)
+    for part in _TABLES:
+        kept[part] = []
+        for table in getattr(content, part):
+            try:
+                alone: Any = {part: (table,)}
+                _rendered(dataclasses.replace(nothing, **alone))
+                kept[part].append(table)
+            except _SHAPES as wrong:
+                notes.append(f"The {part.replace('_', ' ')} of {table.get('source')} cannot be shown: {wrong}")
+    if len(notes) == len(content.notes):
+        raise error
+    tables: Any = {part: tuple(shown) for part, shown in kept.items()}
+    return dataclasses.replace(content, notes=tuple(notes), **tables)
 
 
 def rendered_within(page: Callable[[float], str]) -> str:

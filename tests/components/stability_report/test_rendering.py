@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,37 @@ def test_page_of_the_largest_content_stays_within_its_size_and_says_what_it_left
     # Cut, not emptied.
     assert 1_000 <= shown.count('<svg class="histogram"') < 3_000
     assert "more features are in the artifacts." in shown
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values within a JSON value."""
+    if path:
+        yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in entries:
+        yield from _places(entry, (*path, name))
+
+
+def _with(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[path[0]] = _with(value[path[0]], path[1:], new)
+    return changed
+
+
+@pytest.mark.parametrize("part", ["outliers", "class_balance", "normalization"])
+def test_table_of_another_shape_than_promised_costs_no_more_than_itself(tmp_path: pathlib.Path, part: str) -> None:
+    content = collect(write_run(tmp_path, losses(100), features=1), "shapes")
+    (table,) = getattr(content, part)
+    bare = ReportContent("shapes", "open", "Nothing.", anomalies=content.anomalies)
+    dropped = 0
+    for path in _places(table):
+        for new in (None, "x", 7, -1.5, [3], {"a": {}}, [None, ["y"]]):
+            page = rendering.render(dataclasses.replace(bare, **{part: (_with(table, path, new),)}))
+            assert "33 rows lie outside the fences." in page
+            dropped += "cannot be shown" in page
+    assert dropped > 0
 
 
 def test_class_stands_with_its_share_of_the_train_split_and_its_rows_in_a_batch(tmp_path: pathlib.Path) -> None:
