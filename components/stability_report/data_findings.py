@@ -81,9 +81,23 @@ def statistics_rows(sources: Iterable[Source]) -> tuple[list[dict[str, Any]], li
                 problems.append(f"The statistics of {source.node or 'a split'} could not be read: {path}: {error}")
                 continue
             for dataset in content.datasets:
-                for feature in dataset.features:
-                    rows.append({"source": source.node, "split": split, **_described(feature, dataset.num_examples)})
-    return sorted(rows, key=lambda row: (row["feature"], row["source"])), problems
+                rows += [
+                    {"source": source.node, "split": split, **_described(feature, dataset.num_examples)}
+                    for feature in dataset.features
+                ]
+    return _joined(rows), problems
+
+
+def _joined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per feature and split, sorted; where several components described it, with what each found unusual."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        first = found.setdefault((row["feature"], row["split"]), row)
+        if first is not row:
+            first["source"] = f"{first['source']}, {row['source']}"
+            first["unusual"] = [*first["unusual"], *row["unusual"]]
+            first.update({name: value for name, value in row.items() if first[name] is None})
+    return [found[key] for key in sorted(found)]
 
 
 def _described(feature: statistics_pb2.FeatureNameStatistics, rows: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InvalidDataError,
         SpikeguardError,
     )
+    from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
     from spikeguard.components.guarded_trainer.guard_action import GuardAction
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
+    from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+    from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+    from spikeguard.components.imbalance_detector.config import ImbalanceConfig
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "BatchFinding": "components.imbalance_detector.batch_composition",
+    "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
@@ -55,11 +62,14 @@ _MODULE_OF = {
     "GuardedTrainer": "components.guarded_trainer.component",
     "HtmlReport": "components.artifacts",
     "Huber": "components.guarded_trainer.losses",
+    "ImbalanceConfig": "components.imbalance_detector.config",
+    "ImbalanceDetector": "components.imbalance_detector.component",
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
     "Report": "components.stability_report.report",
     "RobustStatistics": "components.training_statistics.results",
@@ -73,9 +83,12 @@ _MODULE_OF = {
     "StabilityReport": "components.stability_report.component",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "balanced_batches": "components.guarded_trainer.balancing",
+    "check_batches": "components.imbalance_detector.batch_composition",
     "detect_spikes": "components.spike_evaluator.detection",
     "explain": "components.stability_report.report",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
     "read_report": "components.stability_report.report",
@@ -84,6 +97,8 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "BatchFinding",
+    "ClassBalance",
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
@@ -95,11 +110,14 @@ __all__ = [
     "GuardedTrainer",
     "HtmlReport",
     "Huber",
+    "ImbalanceConfig",
+    "ImbalanceDetector",
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
     "OutlierModel",
     "PositionStatistics",
+    "PriorCorrection",
     "Recipe",
     "Report",
     "RobustStatistics",
@@ -113,9 +131,12 @@ __all__ = [
     "StabilityReport",
     "TrainingCurve",
     "TrainingStatistics",
+    "balanced_batches",
+    "check_batches",
     "detect_spikes",
     "explain",
     "learning_rate_range",
+    "read_class_weights",
     "read_curve",
     "read_curves",
     "read_report",
