@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -110,7 +111,7 @@ def _judge_rows(
         verdict, tally = judge(detector, rows.batch, job.edges)
     except InvalidDataError as error:
         raise InvalidDataError(f"split {file.split!r}, {error.where}", error.problem, error.remedy) from error
-    ids = given_ids(rows.batch) if job.id_dtypes is None else _hashed_ids(rows, job.id_dtypes)
+    ids = given_ids(rows.batch) if job.id_dtypes is None else _hashed_ids(rows, job.id_dtypes, file.split)
     treated = treat(verdict, None if job.id_dtypes is None else ids, job.config, file.split == job.config.split)
     tally.flagged = int(verdict.is_outlier.sum())
     tally.dropped, tally.treated = int(treated.is_dropped.sum()), int(treated.is_treated.sum())
@@ -120,9 +121,19 @@ def _judge_rows(
     return tally
 
 
-def _hashed_ids(rows: Rows, id_dtypes: dict[str, str]) -> Ids:
+def _hashed_ids(rows: Rows, id_dtypes: dict[str, str], split: str) -> Ids:
     dtypes = {name: tf.as_dtype(dtype) for name, dtype in id_dtypes.items()}
-    ids: Ids = example_id_of_serialized(rows.serialized, dtypes).numpy()
+    try:
+        ids: Ids = example_id_of_serialized(rows.serialized, dtypes).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        match = re.search(r"Key: (?P<feature>.*?), Index: .*?\.\s+(?P<problem>.*?) \[Op", error.message, re.DOTALL)
+        if match is None:
+            raise
+        raise InvalidDataError(
+            f"split {split!r}, feature {match['feature']!r}",
+            f"is not of the schema's type ({match['problem'].strip().rstrip('.')})",
+            "Correct the rows or the schema.",
+        ) from error
     return ids
 
 
