@@ -123,12 +123,17 @@ def write_flights(folder: pathlib.Path, rows: int) -> Any:
     import pandas as pd
     import pyarrow as pa
     import tensorflow as tf
+    from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx.types import standard_artifacts
     from tfx_bsl.coders import example_coder
 
     from spikeguard.pipelines import flights
+    from spikeguard.pipelines.config import read_schema
+    from spikeguard.schemas import schema_path
 
     frame = pd.read_csv(flights.write_csv("delay", range(1, 13), folder / "csv"))
+    schema = read_schema(schema_path("flights_delay"))
+    integers = {feature.name for feature in schema.feature if feature.type == schema_pb2.INT}
     random = np.random.default_rng(0)
     writers = {}
     for split in ("train", "eval"):
@@ -142,12 +147,11 @@ def write_flights(folder: pathlib.Path, rows: int) -> Any:
         columns = {}
         for name in frame.columns:
             values = part[name].to_numpy()
-            kind = pa.float32() if values.dtype.kind == "f" else pa.int64() if values.dtype.kind == "i" else pa.binary()
-            if values.dtype.kind == "f" and start >= len(frame):
+            kind = pa.binary() if values.dtype.kind == "O" else pa.int64() if name in integers else pa.float32()
+            if kind == pa.float32() and start >= len(frame):
                 values = values * random.normal(1.0, 1e-3, size=len(values))
-            columns[name] = pa.array(
-                [[] if value != value else [value] for value in values.tolist()], pa.large_list(kind)
-            )
+            lists = [[] if value != value else [int(value) if name in integers else value] for value in values.tolist()]
+            columns[name] = pa.array(lists, pa.large_list(kind))
         encoded = encoder.encode(pa.RecordBatch.from_arrays(list(columns.values()), list(columns)))
         for place, record in zip(places, encoded, strict=True):
             writers["eval" if place % 3 == 2 else "train"].write(record)
