@@ -10,7 +10,7 @@ import tensorflow_transform as tft
 from spikeguard.components.columns import EXAMPLE_ID, OUTLIER_FLAG, OUTLIER_SCORE
 from spikeguard.components.preprocessing import scaling
 from spikeguard.components.preprocessing.example_ids import id_of_row
-from spikeguard.components.preprocessing.winsorizing import winsorize
+from spikeguard.components.preprocessing.winsorizing import winsorize, winsorized_z_score
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, tf.Tensor]:
@@ -44,12 +44,12 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
             outputs[name] = scaling.vocabulary_id(column)
         else:
             numbers[name] = scaling.number(column)
-    if custom_config.get("winsorize"):
+    if custom_config.get("winsorize") and not custom_config["normalize"]:
         numbers = scaling.each(winsorize, numbers)
     if custom_config["normalize"]:
         optional = {name: numbers[name] for name in numbers if isinstance(inputs[name], tf.SparseTensor)}
         outputs |= {f"{name}_missing": column for name, column in scaling.each(scaling.missing, optional).items()}
-        numbers = scaling.each(scaling.z_score, numbers)
+        numbers = scaling.each(winsorized_z_score if custom_config.get("winsorize") else scaling.z_score, numbers)
     return outputs | {name: scaling.fill(column) for name, column in numbers.items()}
 
 

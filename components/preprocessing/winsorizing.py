@@ -29,6 +29,9 @@ def winsorize(
     The range is that of TrainingStatistics (`Fences.rule` tells how it is drawn), fitted by tf.Transform on the split that
     it analyses and kept as two constants in the graph.
 
+    In TFX 1.16's Transform no second analyzer can be fitted on the result, with the Beam of today: give the limits of
+    `read_training_statistics` then, or use `winsorized_z_score`.
+
     Args:
       column: numbers, dense of shape (batch, ...) or sparse. NaN and gaps stay what they are and do not count; infinite
         values do not count either and are clipped.
@@ -68,13 +71,34 @@ def winsorize(
     return tf.clip_by_value(tf.cast(column, tf.float32), low, high)
 
 
+def winsorized_z_score(table: tf.Tensor, name: str | None = None) -> tf.Tensor:
+    """Columns clipped as by `winsorize`, minus their mean, over their standard deviation, both of the clipped values.
+
+    Of one analyzer, where `scale_to_z_score(winsorize(x))` has one after the other: TFX 1.16's Transform cannot run that with
+    the Beam of today. Mean and deviation come from the sketch that the fences come from, up to its rank error of 0.2 %.
+
+    Args:
+      table: dense numbers, shape (batch, width); NaN does not count and stays.
+      name: name of the analyzer.
+
+    Returns:
+      float32, the same shape. A column without spread is 0; one without a finite value in the analysed split is as it was.
+    """
+    lower, upper, mean, deviation = tf.unstack(_fitted_fences(table, int(table.shape[1]), name))
+    centered = tf.clip_by_value(tf.cast(table, tf.float32), lower, upper) - mean
+    return centered / tf.where(deviation > 0, deviation, 1.0)
+
+
 def _fitted_fences(table: tf.Tensor, width: int, name: str | None) -> tf.Tensor:
-    """Lower and upper fence of each of the columns of a table of shape (n, width). Shape (2, width), constant once fitted."""
+    """Lower and upper fence of each of the columns of a table of shape (n, width), mean and standard deviation between them.
+
+    Shape (4, width), constant once fitted.
+    """
     (limits,) = tft.experimental.ptransform_analyzer(
         inputs=[tf.cast(table, tf.float64)],
         ptransform=_FitFences(width),
         output_dtypes=[tf.float32],
-        output_shapes=[[2, width]],
+        output_shapes=[[4, width]],
         name=name,
     )
     return limits
@@ -112,12 +136,17 @@ class _Fences(beam.CombineFn):  # type: ignore[misc]
         return first
 
     def extract_output(self, accumulator: list[NumberSummary]) -> Floats:
-        limits = np.array([[-np.inf, np.inf]] * self._width)
+        limits = np.array([[-np.inf, np.inf, 0.0, 0.0]] * self._width)
         for number, summary in enumerate(accumulator):
             (grid,) = summary.grids()
             if grid is not None:
                 fence = fences(grid)
-                limits[number] = fence.lower, fence.upper
+                clipped = np.clip(grid.values, fence.lower, fence.upper)
+                shares = np.diff(grid.cumulative, prepend=0.0) / grid.weight
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mean = float(clipped @ shares)
+                    deviation = float(np.sqrt(((clipped - mean) ** 2) @ shares))
+                limits[number] = fence.lower, fence.upper, mean, deviation if np.isfinite(deviation) else 0.0
         # What float32 cannot hold has become infinite, and clips nothing.
         with np.errstate(over="ignore"):
             return limits.T.astype(np.float32)

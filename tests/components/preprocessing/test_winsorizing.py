@@ -13,7 +13,7 @@ import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.preprocessing.winsorizing import winsorize
+from spikeguard.components.preprocessing.winsorizing import winsorize, winsorized_z_score
 from spikeguard.components.training_statistics.generators import RobustStatisticsGenerator, StatisticsConfig
 from spikeguard.components.training_statistics.results import robust_statistics_of
 
@@ -52,6 +52,7 @@ def _columns() -> dict[str, list[Any]]:
 def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
     outputs = {name: winsorize(column) for name, column in inputs.items()}
     outputs["together"] = winsorize(inputs["pair"], elementwise=False)
+    outputs["scaled"] = winsorized_z_score(inputs["pair"])
     outputs["capped"] = winsorize(inputs["normal"], lower=-np.inf, upper=1.0)
     return outputs
 
@@ -115,6 +116,16 @@ def test_positions_have_fences_of_their_own(layer: Any) -> None:
     np.testing.assert_array_equal(found["pair"], [limits])
     flat = [value for pair in pairs for value in pair]
     np.testing.assert_array_equal(found["together"], np.float32([[_fences("x", flat)[1]] * 2]))
+
+
+def test_z_scores_are_of_the_clipped_values(layer: Any) -> None:
+    pairs = np.float32(_columns()["pair"])
+    for place in (0, 1):
+        lower, upper = _fences("x", pairs[:, place].tolist())
+        clipped = np.clip(pairs[:, place], lower, upper)
+        expected = (np.float32(upper) - clipped.mean()) / clipped.std()
+        assert _extreme(layer, 1e30)["scaled"][0, place] == pytest.approx(expected, rel=2e-3)
+    assert np.isnan(_extreme(layer, float("nan"))["scaled"]).all()
 
 
 def test_what_is_no_number_or_was_never_seen_passes(layer: Any) -> None:
