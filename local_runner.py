@@ -20,7 +20,8 @@ from rich.console import Console
 from spikeguard.components.errors import InvalidArgumentError, PipelineFailedError, SpikeguardError
 
 if TYPE_CHECKING:
-    from spikeguard.components.guarded_trainer.recipe import Task
+    from spikeguard.components.guarded_trainer.recipe import Balance, Task
+    from spikeguard.components.outlier_detector.config import Treatment
     from spikeguard.pipelines.config import PipelineConfig
     from spikeguard.pipelines.run_result import RunResult
 
@@ -42,7 +43,21 @@ DATA_TASKS = ("regression", "classification")
     "--recipe", type=click.Choice(["guarded", "naive"]), default="guarded", show_default=True, help="How to train."
 )
 @click.option(
+    "--balance",
+    type=click.Choice(["none", "weights", "batches"]),
+    default="none",
+    show_default=True,
+    help="What evens out the classes: weights of their losses, or batches of constant composition.",
+)
+@click.option(
     "--output", type=click.Path(), default="spikeguard_output", show_default=True, help="Folder for all results."
+)
+@click.option(
+    "--outliers",
+    type=click.Choice(["none", "flag", "drop", "downweight", "winsorize"]),
+    default="flag",
+    show_default=True,
+    help="What becomes of outliers of train.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps. Default: 1000.")
 @click.option(
@@ -65,7 +80,9 @@ def command(
     schema: str | None,
     months: str | None,
     recipe: str,
+    balance: str,
     output: str,
+    outliers: str,
     steps: int | None,
     beam_args: tuple[str, ...],
     apply_advice: bool,
@@ -78,11 +95,13 @@ def command(
     wrong = [arg for arg in beam_args if not arg.startswith("--")]
     if wrong:
         raise InvalidArgumentError("beam-arg", wrong[0], "start with --", "Write --beam-arg=--name=value.")
+    if balance != "none" and FLIGHTS_TASKS.get(task or "delay", task) == "regression":
+        raise InvalidArgumentError("balance", balance, "be none for a regression, which has no classes")
     if data is None:
         config = _flights_config(label, task or "delay", schema, months, recipe, output)
     else:
         config = _data_config(data, label, task, schema, months, recipe, output)
-    config = _with_options(config, steps, beam_args, no_cache)
+    config = _with_options(config, steps, outliers, balance, beam_args, no_cache)
     return run_with_advice(config) if apply_advice else run(config)
 
 
@@ -154,12 +173,19 @@ def _check_output(output: str) -> None:
 
 
 def _with_options(
-    config: PipelineConfig, steps: int | None, beam_args: tuple[str, ...], no_cache: bool
+    config: PipelineConfig, steps: int | None, outliers: str, balance: str, beam_args: tuple[str, ...], no_cache: bool
 ) -> PipelineConfig:
     from spikeguard.pipelines.config import beam_args_with
 
     recipe = dataclasses.replace(config.recipe, steps=steps) if steps else config.recipe
-    return dataclasses.replace(config, recipe=recipe, beam_args=beam_args_with(beam_args), is_cached=not no_cache)
+    recipe = dataclasses.replace(recipe, balance=cast("Balance", balance))
+    return dataclasses.replace(
+        config,
+        recipe=recipe,
+        outliers=None if outliers == "none" else cast("Treatment", outliers),
+        beam_args=beam_args_with(beam_args),
+        is_cached=not no_cache,
+    )
 
 
 def run(config: PipelineConfig) -> int:
@@ -182,10 +208,11 @@ def run_with_advice(config: PipelineConfig) -> int:
 
     before = run_locally(config)
     _print_summary(config, before)
-    changes = advise(before.evaluation)
+    changes = advise(before.evaluation) if before.evaluation is not None else ()
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if not changes:
-        console.print("\nNothing is advised: the curve has no spikes.")
+        reason = "nothing was trained" if before.evaluation is None else "the curve has no spikes"
+        console.print(f"\nNothing is advised: {reason}.")
         return PUSHED if before.pushed_to else NOT_PUSHED
     config, left = advised(config, changes)
     console.print("\nAdvised, and applied in a second run:")
@@ -196,6 +223,8 @@ def run_with_advice(config: PipelineConfig) -> int:
         console.print(f"  not applied: {sentence}")
     after = run_locally(config)
     _print_summary(config, after)
+    if after.evaluation is None:
+        return NOT_PUSHED
     for name, result in (("before", before), ("after", after)):
         console.print(f"\n{name}:\n{_drawn(result)}")
     count = len(after.evaluation["spikes"])
@@ -213,20 +242,12 @@ def _drawn(result: RunResult) -> str:
 
 
 def _print_summary(config: PipelineConfig, result: RunResult) -> None:
-    evaluation = result.evaluation
-    spikes = evaluation["spikes"]
-    highest = max(spikes, key=lambda spike: spike["height"], default=None)
-    spikes_text = str(len(spikes))
-    if highest:
-        spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
-    points = evaluation["curve"]["points"] if evaluation["curve"] else 0
     rows = [
-        ("verdict", f"{evaluation['verdict']} over {points} steps"),
-        ("spikes", spikes_text),
-        *(("cause", line) for line in _cause_of(highest)),
-        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
-        *(("recipe", warning) for warning in result.warnings),
+        *_curve_rows(config, result),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
+        *((("classes", result.classes),) if result.classes else ()),
+        ("outliers", result.outliers or "not looked for"),
+        ("scaling", _scaling_text(result.normalization)),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
         *result.artifacts.items(),
         ("log", os.path.join(os.path.abspath(config.output), "run.log")),
@@ -235,6 +256,41 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     console.print()
     for name, text in rows:
         console.print(f"{name:>10}  {text}")
+
+
+def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, str]]:
+    evaluation = result.evaluation
+    if evaluation is None:
+        return [("verdict", "nothing was trained")]
+    spikes = evaluation["spikes"]
+    highest = max(spikes, key=lambda spike: spike["height"], default=None)
+    spikes_text = str(len(spikes))
+    if highest:
+        spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
+    points = evaluation["curve"]["points"] if evaluation["curve"] else 0
+    return [
+        ("verdict", f"{evaluation['verdict']} over {points} steps"),
+        ("spikes", spikes_text),
+        *(("cause", line) for line in _cause_of(highest)),
+        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
+        *(("recipe", warning) for warning in result.warnings),
+    ]
+
+
+def _scaling_text(normalization: dict[str, Any]) -> str:
+    """What NormalizationValidator found, in one line: its verdict, and the features that it warns of."""
+    warned = [
+        feature["name"]
+        for feature in normalization["features"]
+        if any(check["severity"] == "WARNING" for check in feature["checks"])
+    ]
+    text = {
+        "proven": "every constant that is fitted comes from the train split alone",
+        "undecidable": "no constant is known to come from other rows than the train split's",
+        "refuted": "not sound",
+        "failed": "could not be validated",
+    }[normalization["verdict"]]
+    return text + (f"; warnings for {', '.join(warned)}" if warned else "")
 
 
 def _cause_of(spike: dict[str, Any] | None) -> list[str]:

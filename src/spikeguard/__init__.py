@@ -18,11 +18,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spikeguard.components.artifacts import ClassWeights, HtmlReport, OutlierModel, SpikeEvaluation
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
-    from spikeguard.components.errors import (
-        InvalidArgumentError,
-        InvalidDataError,
-        SpikeguardError,
-    )
+    from spikeguard.components.errors import InvalidArgumentError, InvalidDataError, SpikeguardError
+    from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
     from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
@@ -32,6 +29,12 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
+    from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+    from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+    from spikeguard.components.imbalance_detector.config import ImbalanceConfig
+    from spikeguard.components.normalization_validator.component import NormalizationValidator
+    from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
     from spikeguard.components.spike_evaluator.advice import Advice, advise
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "Advice": "components.spike_evaluator.advice",
+    "BatchFinding": "components.imbalance_detector.batch_composition",
+    "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
@@ -55,11 +60,16 @@ _MODULE_OF = {
     "GuardedTrainer": "components.guarded_trainer.component",
     "HtmlReport": "components.artifacts",
     "Huber": "components.guarded_trainer.losses",
+    "ImbalanceConfig": "components.imbalance_detector.config",
+    "ImbalanceDetector": "components.imbalance_detector.component",
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "NormalizationValidator": "components.normalization_validator.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PreprocessingChoice": "components.preprocessing.choosing",
+    "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
     "ReplayBudget": "components.guarded_trainer.replay_keeper",
     "RobustStatistics": "components.training_statistics.results",
@@ -73,8 +83,13 @@ _MODULE_OF = {
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
     "advise": "components.spike_evaluator.advice",
+    "balanced_batches": "components.guarded_trainer.balancing",
+    "check_batches": "components.imbalance_detector.batch_composition",
+    "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "preprocess": "components.preprocessing.choosing",
+    "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
     "read_training_statistics": "components.training_statistics.reading",
@@ -83,6 +98,8 @@ _MODULE_OF = {
 
 __all__ = [
     "Advice",
+    "BatchFinding",
+    "ClassBalance",
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
@@ -94,11 +111,16 @@ __all__ = [
     "GuardedTrainer",
     "HtmlReport",
     "Huber",
+    "ImbalanceConfig",
+    "ImbalanceDetector",
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "NormalizationValidator",
     "OutlierModel",
     "PositionStatistics",
+    "PreprocessingChoice",
+    "PriorCorrection",
     "Recipe",
     "ReplayBudget",
     "RobustStatistics",
@@ -112,8 +134,13 @@ __all__ = [
     "TrainingCurve",
     "TrainingStatistics",
     "advise",
+    "balanced_batches",
+    "check_batches",
+    "choose_preprocessing",
     "detect_spikes",
     "learning_rate_range",
+    "preprocess",
+    "read_class_weights",
     "read_curve",
     "read_curves",
     "read_training_statistics",
