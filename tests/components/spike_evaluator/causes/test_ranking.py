@@ -249,3 +249,16 @@ def test_concentrated_rows_that_change_with_each_step_are_no_outliers() -> None:
     columns["worst_loss"][AT : AT + 6, 0] = 800.0
     columns["loss"][AT : AT + 6] += 800.0 / ROWS
     assert all(one.score < 0.6 for one in _causes(columns) if one.cause == "outliers")
+
+
+def test_rise_before_the_loss_settles_is_explained() -> None:
+    columns = _columns()
+    columns["largest_input"][:] *= 300.0
+    columns["loss"][:12] *= 1.0 + 500.0 * np.arange(12) * (np.arange(12) < 6)
+    curve = TrainingCurve.from_columns(**columns)
+    findings = detect_spikes(curve)
+    assert findings.spikes == ()
+    course = course_causes(curve, findings)
+    assert course is not None
+    assert (course[0].peak_step <= 6, course[0].recovered) == (True, True)
+    assert (course[1][0].cause, course[1][0].status) == ("normalization", "likely")
