@@ -18,6 +18,7 @@ from spikeguard.components.imbalance_detector.class_balance import ClassBalance,
 from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
 from spikeguard.components.outlier_detector.summary import read_summary
 from spikeguard.components.spike_evaluator import result as spike_result
+from spikeguard.components.stability_report.content import PAGE_FILE
 from spikeguard.pipelines.metadata import latest_outputs
 
 # Nodes whose findings are told, in this order.
@@ -47,7 +48,7 @@ class RunResult:
     interventions: int
     """Steps in which the guard did something."""
     artifacts: dict[str, str]
-    """Folder of each artifact that a person may want to open, by what it is."""
+    """Path of each artifact that a person may want to open, by what it is."""
 
 
 def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
@@ -72,6 +73,9 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
     normalization = json.loads((pathlib.Path(normalization_uri) / NORMALIZATION_FILE).read_text())
     pushed = outputs.get(("pushed_model", "Pusher"))
     pushed_to = pushed.custom_properties["pushed_destination"].string_value if pushed else ""
+    report = outputs.get(("report", "StabilityReport"))
+    if report is not None:
+        artifacts["report"] = str(pathlib.Path(report.uri) / PAGE_FILE)
     outliers, weights = ("anomalies", "OutlierDetector"), ("class_weights", "ImbalanceDetector")
     return RunResult(
         evaluation=evaluation,

@@ -1,28 +1,19 @@
-"""One curve's evaluation for people: as text for a terminal and as a page that needs no network."""
+"""One curve's evaluation as text for a terminal."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from spikeguard.components.spike_evaluator.causes.ranking import RankedCause
 from spikeguard.components.spike_evaluator.detection import Spike
-from spikeguard.components.spike_evaluator.plot import svg_plot, terminal_plot
+from spikeguard.components.spike_evaluator.plot import terminal_plot
 from spikeguard.components.spike_evaluator.result import Evaluation
 
 # Score from which a further cause is told of.
 _TOLD = 0.3
-# Spikes that the text lists; the JSON and the page have all.
+# Spikes that the text lists; the JSON and the report have all.
 _LISTED = 10
 _MEANING = {"batch": "losses of single batches", "running_mean": "running means, undone", "epoch_mean": "epoch means"}
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f23; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } .verdict { padding: .1rem .6rem; border-radius: .3rem; color: #fff; background: #a32020; }
-.verdict.stable { background: #1d6b35; } .verdict.insufficient { background: #6b5a1d; }
-svg { width: 100%; border: 1px solid #d5d9de; } .loss { fill: #6d9bd1; stroke: #6d9bd1; } .spike { fill: #a32020; }
-svg text { font-size: 12px; fill: #1c1f23; } .level { fill: none; stroke: #1c1f23; stroke-width: 1.5; } table { border-collapse: collapse; }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #d5d9de; } td:last-child, th:last-child { text-align: left; }
-"""
 
 
 def summary(evaluation: Evaluation, name: str, columns: int = 72) -> str:
@@ -40,47 +31,6 @@ def summary(evaluation: Evaluation, name: str, columns: int = 72) -> str:
     drawing = terminal_plot(evaluation, columns)
     lines += ["", drawing, ""] if drawing else []
     return "\n".join([*lines, *(f"  {line}" for line in _details(evaluation))])
-
-
-def page(evaluation: Evaluation, name: str) -> str:
-    """A page of its own, without scripts and without anything to load.
-
-    Args:
-      evaluation: what to tell.
-      name: of the curve, as the user gave it.
-    """
-    title = html.escape(name + (f", run {evaluation.run}" if evaluation.run else ""))
-    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in evaluation.reasons)
-    details = "".join(f"<li>{html.escape(line)}</li>" for line in _facts(evaluation))
-    runs = "".join(f"<li>{html.escape(run or name)}: {verdict}</li>" for run, verdict in evaluation.runs)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}: {evaluation.verdict}</title>'
-        f'<style>{_STYLE}</style></head><body><h1><span class="verdict {evaluation.verdict}">{evaluation.verdict}</span>'
-        f" {title}</h1><ul>{reasons}</ul>{svg_plot(evaluation)}{_table(evaluation)}<ul>{details}</ul>"
-        + (f"<h2>Runs</h2><ul>{runs}</ul>" if len(evaluation.runs) > 1 else "")
-        + "</body></html>\n"
-    )
-
-
-def _table(evaluation: Evaluation) -> str:
-    if evaluation.findings is None or evaluation.curve is None or not evaluation.findings.spikes:
-        return ""
-    kind = evaluation.curve.kind
-    heads = (f"{kind}s", "peak", "loss", "expected", "standard deviations", "recovered", "cause")
-    rows = [
-        (
-            f"{spike.start_step} to {spike.end_step}",
-            spike.peak_step,
-            f"{spike.loss_at_peak:.4g}",
-            f"{spike.expected_loss:.4g}",
-            f"{spike.height:.0f}",
-            "yes" if spike.recovered else "no",
-            html.escape(" ".join(cause_lines(causes))),
-        )
-        for spike, causes in evaluation.explained_spikes
-    ]
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return "<h2>Spikes</h2><table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + f"</tr>{body}</table>"
 
 
 def _details(evaluation: Evaluation) -> list[str]:
