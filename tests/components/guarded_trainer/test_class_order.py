@@ -16,6 +16,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, sche
 
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
+from spikeguard.components.guarded_trainer import training
 from spikeguard.components.guarded_trainer.class_order import class_ids, weights_by_id
 from spikeguard.components.guarded_trainer.recipe import Recipe
 from spikeguard.components.guarded_trainer.training import TrainingJob, train
@@ -150,6 +151,33 @@ def test_balanced_batches_have_one_composition_and_true_probabilities(tmp_path: 
     corrected = predicted / np.array([60, 30, 10]) * np.array([7, 7, 6])
     # A model that was shown even classes says so, before the true shares come in.
     assert predicted[0] > (corrected / corrected.sum())[0] + 0.05
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def test_balanced_training_goes_on_where_it_was_stopped(
+    tmp_path: pathlib.Path, graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopAtStep17(training._StopAfter):
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            if self.model.optimizer.iterations == 17:
+                raise _StoppedError
+
+    job = _job(tmp_path, graph, balance="batches", learning_rate=0.01, block_steps=4)
+    train(dataclasses.replace(job, run_dir=str(tmp_path / "whole")))
+    job = dataclasses.replace(job, state_dir=str(tmp_path / "state"), state_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_StopAfter", StopAtStep17)
+        with pytest.raises(_StoppedError):
+            train(job)
+    assert any((tmp_path / "state" / "curve").glob("steps-*.parquet"))
+    # As in TFX, the second attempt writes into a folder of its own.
+    train(dataclasses.replace(job, run_dir=str(tmp_path / "resumed")))
+    whole, resumed = read_curve(tmp_path / "whole"), read_curve(tmp_path / "resumed")
+    np.testing.assert_array_equal(resumed.step, whole.step)
+    np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-5)
 
 
 def test_error_when_weights_and_recipe_do_not_fit(tmp_path: pathlib.Path, graph: str) -> None:
