@@ -21,6 +21,7 @@ from spikeguard.components.errors import InvalidArgumentError, PipelineFailedErr
 
 if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recipe import Balance, Task
+    from spikeguard.components.outlier_detector.config import Treatment
     from spikeguard.pipelines.config import PipelineConfig
     from spikeguard.pipelines.run_result import RunResult
 
@@ -51,6 +52,13 @@ DATA_TASKS = ("regression", "classification")
 @click.option(
     "--output", type=click.Path(), default="spikeguard_output", show_default=True, help="Folder for all results."
 )
+@click.option(
+    "--outliers",
+    type=click.Choice(["none", "flag", "drop", "downweight", "winsorize"]),
+    default="flag",
+    show_default=True,
+    help="What becomes of outliers of train.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps. Default: 1000.")
 @click.option(
     "--beam-arg",
@@ -69,6 +77,7 @@ def command(
     recipe: str,
     balance: str,
     output: str,
+    outliers: str,
     steps: int | None,
     beam_args: tuple[str, ...],
     no_cache: bool,
@@ -86,7 +95,7 @@ def command(
         config = _flights_config(label, task or "delay", schema, months, recipe, output)
     else:
         config = _data_config(data, label, task, schema, months, recipe, output)
-    return run(_with_options(config, steps, balance, beam_args, no_cache))
+    return run(_with_options(config, steps, outliers, balance, beam_args, no_cache))
 
 
 def _flights_config(
@@ -157,13 +166,19 @@ def _check_output(output: str) -> None:
 
 
 def _with_options(
-    config: PipelineConfig, steps: int | None, balance: str, beam_args: tuple[str, ...], no_cache: bool
+    config: PipelineConfig, steps: int | None, outliers: str, balance: str, beam_args: tuple[str, ...], no_cache: bool
 ) -> PipelineConfig:
     from spikeguard.pipelines.config import beam_args_with
 
     recipe = dataclasses.replace(config.recipe, steps=steps) if steps else config.recipe
     recipe = dataclasses.replace(recipe, balance=cast("Balance", balance))
-    return dataclasses.replace(config, recipe=recipe, beam_args=beam_args_with(beam_args), is_cached=not no_cache)
+    return dataclasses.replace(
+        config,
+        recipe=recipe,
+        outliers=None if outliers == "none" else cast("Treatment", outliers),
+        beam_args=beam_args_with(beam_args),
+        is_cached=not no_cache,
+    )
 
 
 def run(config: PipelineConfig) -> int:
@@ -190,6 +205,7 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
         *((("classes", result.classes),) if result.classes else ()),
         *(("recipe", warning) for warning in result.warnings),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
+        ("outliers", result.outliers or "not looked for"),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
         *result.artifacts.items(),
         ("log", os.path.join(os.path.abspath(config.output), "run.log")),

@@ -21,12 +21,15 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, pusher_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
+from spikeguard.components.columns import SAMPLE_WEIGHT
 from spikeguard.components.guarded_trainer.component import GuardedTrainer
 from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.components.guarded_trainer.serving import SERVING_SIGNATURE, TRANSFORM_SIGNATURE
 from spikeguard.components.imbalance_detector.component import ImbalanceDetector
 from spikeguard.components.imbalance_detector.config import ImbalanceConfig
+from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
+from spikeguard.components.training_statistics.component import TrainingStatistics
 from spikeguard.pipelines.config import PipelineConfig, categorical_columns, read_schema
 
 PREPROCESSING_FN = "spikeguard.pipelines.preprocessing.preprocessing_fn"
@@ -60,17 +63,37 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
-    imbalance = []
-    if config.task == "classification":
-        imbalance.append(
-            ImbalanceDetector(
-                statistics=statistics_gen.outputs["statistics"],
-                config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
-            )
-        )
-    transform = Transform(
+    training_statistics = TrainingStatistics(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
+        label=config.label,
+        task=config.task,
+    )
+    imbalance_detectors = []
+    if config.task == "classification":
+        imbalance_detector = ImbalanceDetector(
+            statistics=statistics_gen.outputs["statistics"],
+            config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
+        )
+        imbalance_detectors = [imbalance_detector]
+    examples, schema = example_gen.outputs["examples"], schema_gen.outputs["schema"]
+    outlier_detectors = []
+    if config.outliers is not None:
+        outlier_detector = OutlierDetector(
+            examples=examples,
+            statistics=training_statistics.outputs["statistics"],
+            schema=schema,
+            label=config.label,
+            task=config.task,
+            treatment=config.outliers,
+        )
+        # What is trained on is treated; what Evaluator measures on is as it came.
+        examples, schema = outlier_detector.outputs["treated_examples"], outlier_detector.outputs["treated_schema"]
+        outlier_detectors = [outlier_detector]
+    weight = SAMPLE_WEIGHT if config.outliers == "downweight" else None
+    transform = Transform(
+        examples=examples,
+        schema=schema,
         preprocessing_fn=PREPROCESSING_FN,
         # Constants from the train split alone; each split is then transformed by these same constants.
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
@@ -79,6 +102,8 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             "task": config.task,
             "normalize": config.normalize,
             "categorical": categorical,
+            "winsorize": config.outliers == "winsorize",
+            "weight": weight,
         },
         # StatisticsGen has described the raw data; describing them again here took a third of Transform's time.
         disable_statistics=True,
@@ -89,7 +114,8 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         label=config.label,
         task=config.task,
         recipe=config.recipe,
-        class_weights=imbalance[0].outputs["class_weights"] if config.recipe.balance == "weights" else None,
+        weight=weight,
+        class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
     )
     spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
     blessed_model = Resolver(
@@ -120,7 +146,9 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             statistics_gen,
             schema_gen,
             example_validator,
-            *imbalance,
+            training_statistics,
+            *imbalance_detectors,
+            *outlier_detectors,
             transform,
             trainer,
             spike_evaluator,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
+from spikeguard.components.columns import EXAMPLE_ID, OUTLIER_FLAG, OUTLIER_SCORE
+from spikeguard.components.preprocessing.example_ids import id_of_row
+from spikeguard.components.preprocessing.winsorizing import winsorize
 
 # Rarer categories share one out-of-vocabulary id: an embedding row seen a handful of times learns noise.
 MAX_CATEGORIES = 1000
@@ -24,14 +26,20 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     Args:
       inputs: raw columns: dense of shape (batch, ...), or sparse with at most one value per row.
       custom_config: `label`; `task`, regression or classification; `normalize`, False to pass raw numbers on with 0 for
-        the missing; `categorical`, names of number columns that are categories.
+        the missing; `categorical`, names of number columns that are categories; `winsorize`, True to clip numbers to the
+        fences of train; `weight`, name of a column with a weight per row, None for none.
 
     Returns:
-      One dense tensor per feature, the label under its own name (float32, or int64 class ids from 0), and `example_id`.
+      One dense tensor per feature, the label under its own name (float32, or int64 class ids from 0), the weight under its
+      own (1 where a row has none), and `example_id`. What OutlierDetector says of a row is no feature.
     """
-    label = custom_config["label"]
-    features = {name: column for name, column in inputs.items() if name == label or name != EXAMPLE_ID}
-    outputs = {EXAMPLE_ID: _id_of_row({name: column for name, column in inputs.items() if name != label})}
+    label, weight = custom_config["label"], custom_config.get("weight")
+    added = {OUTLIER_SCORE, OUTLIER_FLAG, weight} - {label}
+    inputs = {name: column for name, column in inputs.items() if name not in added or name == weight}
+    features = {name: column for name, column in inputs.items() if name == label or name not in added | {EXAMPLE_ID}}
+    outputs = {EXAMPLE_ID: id_of_row({name: column for name, column in inputs.items() if name not in (label, weight)})}
+    if weight in inputs:
+        outputs[weight] = _fill(_number(inputs[weight]), 1.0)
     numbers: dict[str, tf.Tensor] = {}
     for name, column in features.items():
         if name == label:
@@ -40,47 +48,13 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
             outputs[name] = _vocabulary_id(column)
         else:
             numbers[name] = _number(column)
+    if custom_config.get("winsorize"):
+        numbers = _each(winsorize, numbers)
     if custom_config["normalize"]:
         optional = {name: numbers[name] for name in numbers if isinstance(inputs[name], tf.SparseTensor)}
         outputs |= {f"{name}_missing": column for name, column in _each(_missing, optional).items()}
         numbers = _each(_z_score, numbers)
     return outputs | {name: _fill(column, 0.0) for name, column in numbers.items()}
-
-
-def _id_of_row(inputs: dict[str, Any]) -> tf.Tensor:
-    """The ids that the data carry, or else hashes."""
-    given = inputs.get(EXAMPLE_ID)
-    is_id = isinstance(given, tf.Tensor) and given.dtype == tf.int64
-    return tf.reshape(given, [-1]) if is_id else example_id(inputs)
-
-
-def example_id(inputs: Mapping[str, Any]) -> tf.Tensor:
-    """A name for each row that survives shuffling: a 64-bit hash of its values. Rows that are equal share it.
-
-    Args:
-      inputs: raw columns: dense of shape (batch, ...), or sparse with at most one value per row.
-
-    Returns:
-      int64, >= 0, of shape (batch,).
-
-    >>> import tensorflow as tf
-    >>> ids = example_id({"a": tf.constant([1.0, 2.0, 1.0]), "b": tf.constant(["x", "x", "x"])}).numpy()
-    >>> bool(ids[0] == ids[2]), bool(ids[0] == ids[1])
-    (True, False)
-    """
-    parts = []
-    for name in sorted(inputs):
-        column = inputs[name]
-        if isinstance(column, tf.SparseTensor):
-            missing = "" if column.dtype == tf.string else -1
-            column = tft.sparse_tensor_to_dense_with_shape(column, [None, 1], default_value=missing)
-        if column.dtype == tf.float32:
-            column = tf.bitcast(column, tf.int32)  # As text, close numbers would be equal.
-        if column.dtype != tf.string:
-            column = tf.strings.as_string(column)
-        rows = tf.reshape(column, [tf.shape(column)[0], -1])
-        parts.append(tf.strings.reduce_join(rows, axis=1, separator=","))
-    return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, separator="\x1f"), 2**63 - 1)
 
 
 def _each(scale: Callable[[tf.Tensor], tf.Tensor], columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

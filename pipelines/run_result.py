@@ -15,6 +15,7 @@ from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.imbalance_detector.advice import percent
 from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+from spikeguard.components.outlier_detector.summary import read_summary
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.pipelines.metadata import latest_outputs
 
@@ -34,6 +35,8 @@ class RunResult:
     """Why nothing was pushed, in one sentence; None where it was."""
     anomalies: tuple[str, ...]
     """What ExampleValidator and ImbalanceDetector found, one `feature: text (splits)` each."""
+    outliers: str | None
+    """What OutlierDetector found and did, in one sentence; None where it did not run."""
     classes: str | None
     """How uneven the classes are and what that does to the loss, in one sentence; None for a regression."""
     warnings: tuple[str, ...]
@@ -56,6 +59,7 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
     pushed = outputs.get(("pushed_model", "Pusher"))
     pushed_to = pushed.custom_properties["pushed_destination"].string_value if pushed else ""
     model_blessing = outputs.get(("blessing", "Evaluator"))
+    outliers = outputs.get(("anomalies", "OutlierDetector"))
     weights = ("class_weights", "ImbalanceDetector")
     artifacts = {
         "curve": outputs["model_run", "GuardedTrainer"].uri,
@@ -71,10 +75,39 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         anomalies=_anomalies(
             [outputs["anomalies", node].uri for node in _VALIDATORS if ("anomalies", node) in outputs]
         ),
+        outliers=outlier_sentence(read_summary(outliers.uri)) if outliers else None,
         classes=_classes(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
         warnings=tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"]),
         interventions=int((read_curve(artifacts["curve"]).guard_action > 0).sum()),
         artifacts=artifacts,
+    )
+
+
+def outlier_sentence(summary: dict[str, Any]) -> str:
+    """What was found among the train rows, and what became of them, from the content of `outliers.json`.
+
+    >>> books = {"rows": 200, "kept": 197, "treated": 0, "dropped": 3, "flagged": 3}
+    >>> outlier_sentence({"treatment": "drop", "train_split": "train", "splits": {"train": books}, "features": []})
+    '3 of 200 train rows (1.5 %), 3 dropped'
+    """
+    books = summary["splits"][summary["train_split"]]
+    share = 100 * books["flagged"] / max(1, books["rows"])
+    text = f"{books['flagged']:,} of {books['rows']:,} {summary['train_split']} rows ({share:.1f} %), "
+    text += {
+        "flag": "flagged, none treated",
+        "drop": f"{books['dropped']:,} dropped",
+        "downweight": f"{books['treated']:,} down-weighted",
+        "winsorize": f"values of {books['treated']:,} rows clipped to the fences",
+    }[summary["treatment"]]
+    outside = {
+        feature["name"]: counts["below"] + counts["above"] + counts["non_finite"]
+        for feature in summary["features"]
+        for split, counts in feature["counts"].items()
+        if split == summary["train_split"]
+    }
+    most = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])[:3]
+    return text + (
+        f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
     )
 
 

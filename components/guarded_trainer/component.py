@@ -24,6 +24,7 @@ class GuardedTrainerSpec(ComponentSpec):  # type: ignore[misc]
         "train_split": ExecutionParameter(type=str),
         "eval_split": ExecutionParameter(type=str),
         "model_fn": ExecutionParameter(type=str),
+        "weight": ExecutionParameter(type=str),
     }
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -73,6 +74,7 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
         train_split: str = "train",
         eval_split: str = "eval",
         model_fn: str | None = None,
+        weight: str | None = None,
         class_weights: BaseChannel | None = None,
     ) -> None:
         """Constructs the component.
@@ -88,6 +90,9 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
           model_fn: dotted name of a function (features, label, task, recipe) that returns an uncompiled `keras.Model` from
             a dict of the transformed features to predictions: shape (batch, 1) for regression and two classes (a
             probability), (batch, classes) for more. None: `spikeguard.components.guarded_trainer.model.build_model`.
+          weight: transformed feature with a weight >= 0 per row, such as OutlierDetector's `sample_weight`; the loss of a row
+            is multiplied by it in training, beside its class weight, and the recorded loss is that of the training. It
+            is no input of the model. None for none.
           class_weights: channel of type `ClassWeights`: ImbalanceDetector's `class_weights`, by which the losses of the
             classes are weighted. It makes the recipe's balance `weights`, and needs no other setting.
 
@@ -118,6 +123,7 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
                 train_split=train_split,
                 eval_split=eval_split,
                 model_fn=model_fn or "",
+                weight=weight or "",
                 model=Channel(type=standard_artifacts.Model),
                 model_run=Channel(type=standard_artifacts.ModelRun),
             )

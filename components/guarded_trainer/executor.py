@@ -42,6 +42,7 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
                 run_dir=run_dir,
                 class_weights=_optional_uri(input_dict, "class_weights"),
                 model_fn=exec_properties["model_fn"] or None,
+                weight=exec_properties.get("weight") or None,
                 state_dir=_state_dir(run_dir, input_dict, exec_properties),
             )
         )

@@ -23,6 +23,7 @@ from spikeguard.components.guarded_trainer.balancing import batch_composition, w
 from spikeguard.components.guarded_trainer.batches import (
     BatchPlan,
     Spec,
+    Weighting,
     class_balanced_batches,
     plan_batches,
     read_labels,
@@ -75,6 +76,8 @@ class TrainingJob:
     """Folder of a ClassWeights artifact, for a recipe of balance `weights`; None for none."""
     model_fn: str | None = None
     """Dotted name of a function (features, label, task, recipe) -> uncompiled model; None: `model.build_model`."""
+    weight: str | None = None
+    """Transformed feature with a weight >= 0 per row, by which its loss is multiplied in training; None for none."""
     state_dir: str | None = None
     """Where a training under way is kept, so that a killed one goes on; None: it begins anew."""
     state_seconds: float = 30.0
@@ -101,8 +104,10 @@ def train(job: TrainingJob) -> LabelStatistics:
     job.recipe.check_task(job.task)
     model_fn = load_model_fn(job.model_fn) if job.model_fn else build_model
     transform_output = tft.TFTransformOutput(job.transform_graph)
-    features = read_features(transform_output, job.label)
+    features = read_features(transform_output, job.label, job.weight)
     spec = transform_output.transformed_feature_spec()
+    if job.weight is not None:
+        _check_weights(job, spec)
     labels = read_labels(job.train_files, spec, job.label)
     label = label_statistics(labels, job.label, job.train_split, job.task)
     class_counts = tuple(np.bincount(labels.astype(np.int64)).tolist()) if job.task == "classification" else ()
@@ -122,11 +127,30 @@ def train(job: TrainingJob) -> LabelStatistics:
         model = with_prior_correction(model, shares, class_counts)
     model.compile(optimizer=_optimizer(recipe), loss=_loss(recipe, label))
     batches = functools.partial(_batches, job, plan, recipe, class_counts)
-    warnings = _check_learning_rate(model, batches(without_ids(spec), 0), recipe)
+    warnings = _check_learning_rate(model, batches(without_ids(spec, job.weight)), recipe)
     _write_recipe(job, recipe, label, plan, warnings, class_counts)
-    _fit(model, job, plan, recipe, label, functools.partial(batches, spec), spec)
-    export(model, transform_output, job.label, job.model_dir)
+    weighting = Weighting(job.weight, recipe.class_weights) if job.weight else None
+    _fit(model, job, plan, recipe, label, functools.partial(batches, spec, weighting), spec)
+    export(model, transform_output, job.label, job.model_dir, job.weight)
     return label
+
+
+def _check_weights(job: TrainingJob, spec: Spec) -> None:
+    where = f"weight {job.weight!r} in split {job.train_split!r}"
+    if job.weight not in spec or job.weight == job.label:
+        raise InvalidDataError(
+            where,
+            f"is not among the transformed features ({', '.join(sorted(spec))})",
+            "Keep it in the preprocessing_fn's outputs under this name.",
+        )
+    weights = read_labels(job.train_files, spec, job.weight)
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise InvalidDataError(
+            where, f"is negative or not finite in {int(bad.sum())} of {len(weights)} rows", "Give weights of 0 or more."
+        )
+    if len(weights) and not weights.any():
+        raise InvalidDataError(where, "is 0 in every row", "Give some rows a weight above 0.")
 
 
 def resolve(recipe: Recipe, plan: BatchPlan, label: LabelStatistics) -> Recipe:
@@ -207,14 +231,20 @@ def _with_weights(job: TrainingJob, transform_output: tft.TFTransformOutput, cla
 
 
 def _batches(
-    job: TrainingJob, plan: BatchPlan, recipe: Recipe, class_counts: Sequence[int], spec: Spec, first_step: int
+    job: TrainingJob,
+    plan: BatchPlan,
+    recipe: Recipe,
+    class_counts: Sequence[int],
+    spec: Spec,
+    weighting: Weighting | None = None,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """The recipe's batches from a step on."""
     if recipe.balance == "batches":
         return class_balanced_batches(
-            job.train_files, spec, job.label, plan, class_counts, recipe.seed, first_step=first_step
+            job.train_files, spec, job.label, plan, class_counts, recipe.seed, first_step, weighting
         )
-    return training_batches(job.train_files, spec, job.label, plan, recipe.seed, first_step=first_step)
+    return training_batches(job.train_files, spec, job.label, plan, recipe.seed, first_step, weighting)
 
 
 def _check_learning_rate(model: keras.Model, batches: tf.data.Dataset, recipe: Recipe) -> tuple[str, ...]:
@@ -234,7 +264,7 @@ def _fit(
     plan: BatchPlan,
     recipe: Recipe,
     label: LabelStatistics,
-    batches_from: Callable[[int], tf.data.Dataset],
+    batches_from: Callable[..., tf.data.Dataset],
     spec: Spec,
 ) -> None:
     """Runs the recipe's steps that are not done yet."""
@@ -250,18 +280,20 @@ def _fit(
     if done:
         logger.info("Going on after step %d", done)
     epochs = math.ceil(recipe.steps / plan.steps_per_epoch)
-    weights = None if recipe.class_weights is None else dict(enumerate(recipe.class_weights))
+    # Keras takes no class weights beside those of the rows, which the batches then have multiplied by them.
+    has_class_weights = job.weight is None and recipe.class_weights is not None
+    weights = dict(enumerate(recipe.class_weights or ())) if has_class_weights else None
     while done < recipe.steps:
         # Keras knows no epoch that begins in its middle: what is left of one is a fit of its own.
         epoch, used = divmod(done, plan.steps_per_epoch)
         last_epoch = epoch + 1 if used else epochs
         model.fit(
-            batches_from(done),
+            batches_from(first_step=done),
             initial_epoch=epoch,
             epochs=last_epoch,
             steps_per_epoch=plan.steps_per_epoch - used,
             class_weight=weights,
-            validation_data=validation_batches(job.eval_files, spec, job.label, label.classes),
+            validation_data=validation_batches(job.eval_files, without_ids(spec, job.weight), job.label, label.classes),
             # Epochs of a small split last a fraction of a second: validating after each would take longer than training.
             validation_freq=math.ceil(epochs / _MOST_VALIDATIONS),
             callbacks=callbacks,
@@ -322,6 +354,7 @@ def _write_recipe(
         "format": "spikeguard.recipe/2",
         "task": job.task,
         "label": job.label,
+        "weight": job.weight,
         "model_fn": job.model_fn,
         "recipe": json.loads(recipe.to_json()),
         "label_statistics": dataclasses.asdict(label),

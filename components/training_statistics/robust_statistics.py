@@ -15,7 +15,7 @@ from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.robust import MAD_TO_SD, NORMAL_QUARTILE
 from spikeguard.components.training_curve import Floats
 
-FenceRule = Literal["constant", "mad", "adjusted_boxplot", "tail_quantiles"]
+FenceRule = Literal["constant", "mad", "adjusted_boxplot", "beside_mode", "tail_quantiles"]
 
 # Levels of the quantiles that are kept, finer towards the tails.
 _TAIL_LEVELS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
@@ -26,8 +26,10 @@ MAD_FENCE = 3.5
 SKEWED = 0.1
 # Level whose distance from the median, beside that of the quartile, tells the weight of a tail; and its normal value.
 _TAIL, _NORMAL_TAIL = 0.01, 2.3263478740408408
-# Share of values outside the fence where more than half of all values are the same.
+# Share of values outside the fence where nearly all values are the same.
 _TAIL_FENCE = 0.001
+# Least share of the values beside the most frequent one that has fences of its own.
+_OTHERS = 0.01
 # Points that stand for a distribution when pairs of them are compared.
 _REPRESENTATIVES = 200
 
@@ -73,6 +75,14 @@ class QuantileGrid:
     def weight(self) -> float:
         return float(self.cumulative[-1])
 
+    def without(self, value: float) -> QuantileGrid | None:
+        """The distribution of all other values; None where there are none."""
+        is_other = self.values != value
+        if not is_other.any():
+            return None
+        weights = np.diff(self.cumulative, prepend=0.0)[is_other]
+        return QuantileGrid(self.values[is_other], np.cumsum(weights))
+
     def quantile(self, level: float) -> float:
         """Smallest value that at least this share, in [0, 1], of the weight does not exceed: NumPy's `inverted_cdf`."""
         # The last bits of a sum of weights must not move a quantile past its value.
@@ -88,7 +98,8 @@ class Fences:
     upper: float
     rule: FenceRule
     """`constant`: all values are the same. `mad`: median +- 3.5 * 1.4826 * MAD. `adjusted_boxplot`: for a skewed
-    distribution. `tail_quantiles`: the 0.1 % and 99.9 % quantiles, where more than half of all values are the same."""
+    distribution. `beside_mode`: where more than half of all values are the same, the fences of the others, widened to that
+    value. `tail_quantiles`: the 0.1 % and 99.9 % quantiles, where the others are too few."""
 
 
 def mad(grid: QuantileGrid) -> float:
@@ -169,6 +180,11 @@ def fences(grid: QuantileGrid) -> Fences:
         return Fences(_finite(median - reach), _finite(median + reach), "mad")
     if deviation > 0:
         return Fences(*adjusted_boxplot(grid), "adjusted_boxplot")
+    others = grid.without(grid.quantile(0.5))
+    if others is not None and others.weight >= _OTHERS * grid.weight:
+        inner = fences(others)
+        mode = grid.quantile(0.5)
+        return Fences(min(inner.lower, mode), max(inner.upper, mode), "beside_mode")
     return Fences(grid.quantile(_TAIL_FENCE), grid.quantile(1 - _TAIL_FENCE), "tail_quantiles")
 
 

@@ -24,7 +24,8 @@ _GRID = 2000
 _MOST_ELEMENTS = 1 << 32
 # Integers beyond are not exact as floats.
 EXACT_INTEGER = 2**53
-_NOT_UTF8 = b"__BYTES_VALUE__"
+# Stands for all texts that are not UTF-8.
+NOT_UTF8 = "__BYTES_VALUE__"
 
 
 @dataclasses.dataclass
@@ -117,7 +118,7 @@ class FeatureSummary:
 
     def add(self, array: pa.Array, weights: Floats | None) -> None:
         """Adds a batch: one list of values, possibly nested, missing or empty, per row; weights of shape (rows,)."""
-        flat, row_of_value = _flattened(array)
+        flat, row_of_value = flattened(array)
         if not len(flat):
             return
         lengths = np.bincount(row_of_value)
@@ -188,12 +189,9 @@ class FeatureSummary:
 
     def _count(self, flat: pa.Array, weights: Floats | None) -> None:
         if self.categories is None:
-            self.categories = sketches.MisraGriesSketch(MAX_CATEGORIES, invalid_utf8_placeholder=_NOT_UTF8)
+            self.categories = sketches.MisraGriesSketch(MAX_CATEGORIES, invalid_utf8_placeholder=NOT_UTF8.encode())
         if pa.types.is_floating(flat.type):
-            numbers = flat.to_numpy(zero_copy_only=False)
-            # Class 1 is the same class as integer, float and text.
-            names = {number: _name(number) for number in np.unique(numbers).tolist()}
-            flat = pa.array([names.get(number, "nan") for number in numbers.tolist()])
+            flat = category_names(flat)
         self.category_weight += len(flat) if weights is None else float(weights.sum())
         if weights is None:
             self.categories.AddValues(flat)
@@ -201,11 +199,34 @@ class FeatureSummary:
             self.categories.AddValues(flat, pa.array(weights.astype(np.float32)))
 
 
+def category_names(flat: pa.Array) -> pa.Array:
+    """Values as the texts by which categories are counted: class 1 is the same class as integer, float and text.
+
+    >>> category_names(pa.array([1.0, 0.5])).to_pylist(), category_names(pa.array([b"a", b"\\xff"])).to_pylist()
+    (['1', '0.5'], ['a', '__BYTES_VALUE__'])
+    """
+    if pa.types.is_floating(flat.type):
+        numbers = flat.to_numpy(zero_copy_only=False)
+        names = {number: _name(number) for number in np.unique(numbers).tolist()}
+        return pa.array([names.get(number, "nan") for number in numbers.tolist()], pa.string())
+    try:
+        return flat.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([_decoded(value) for value in flat.to_pylist()], pa.string())
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return NOT_UTF8
+
+
 def _name(number: float) -> str:
     return str(int(number)) if np.isfinite(number) and number == int(number) else str(number)
 
 
-def _flattened(array: pa.Array) -> tuple[pa.Array, np.ndarray[Any, np.dtype[np.intp]]]:
+def flattened(array: pa.Array) -> tuple[pa.Array, np.ndarray[Any, np.dtype[np.intp]]]:
     """The innermost values that are there, and the row of each."""
     rows = np.arange(len(array))
     while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):

@@ -21,7 +21,7 @@ def run_fn(fn_args: Any) -> None:
     import tensorflow_transform as tft
     from tfx_bsl.public import tfxio
 
-    from spikeguard.components.guarded_trainer.batches import EXAMPLE_ID
+    from spikeguard.components.columns import EXAMPLE_ID
     from spikeguard.components.guarded_trainer.labels import LabelStatistics
     from spikeguard.components.guarded_trainer.model import build_model, read_features
     from spikeguard.components.guarded_trainer.recipe import Recipe

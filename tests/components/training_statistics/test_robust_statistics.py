@@ -97,8 +97,18 @@ def test_fences_are_shifted_when_skewed() -> None:
     assert quartiles[0] - 1.5 * (quartiles[1] - quartiles[0]) < found.lower < quartiles[0]
 
 
-def test_fences_are_tail_quantiles_when_most_values_are_the_same() -> None:
-    assert fences(_grid(*[0.0] * 9000, *range(1, 1001))) == Fences(0.0, 990.0, "tail_quantiles")
+def test_fences_are_tail_quantiles_when_nearly_all_values_are_the_same() -> None:
+    assert fences(_grid(*[0.0] * 9910, *range(1, 91))) == Fences(0.0, 80.0, "tail_quantiles")
+
+
+def test_fences_are_of_the_others_when_most_values_are_the_same() -> None:
+    # 500 +- 3.5 * 1.4826 * 250, and 1 % of far outliers do not move it much.
+    others = fences(_grid(*range(1, 1001)))
+    assert fences(_grid(*[0.0] * 9000, *range(1, 1001))) == Fences(min(0.0, others.lower), others.upper, "beside_mode")
+    found = fences(_grid(*[0.0] * 8900, *range(1, 1001), *[1e6] * 100))
+    assert found.upper == pytest.approx(others.upper, rel=0.2)
+    # Rare ones of a column of flags are ordinary.
+    assert fences(_grid(*[0.0] * 980, *[1.0] * 20)) == Fences(0.0, 1.0, "beside_mode")
 
 
 def test_fences_of_a_constant() -> None:

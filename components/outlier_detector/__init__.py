@@ -1,0 +1,1 @@
+"""OutlierDetector: rows far from what the train split says of itself, shown and treated."""

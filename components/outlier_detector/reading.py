@@ -1,0 +1,73 @@
+"""Rows of one file, as they are on disk and as Arrow columns, in their order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pyarrow as pa
+import tensorflow as tf
+from tfx_bsl.coders import example_coder, sequence_example_coder
+
+from spikeguard.components.errors import InvalidDataError
+
+Payload = Literal["FORMAT_TF_EXAMPLE", "FORMAT_TF_SEQUENCE_EXAMPLE"]
+# Large enough that the work per batch does not count, small enough for memory.
+BATCH_ROWS = 8192
+_GZIP = b"\x1f\x8b\x08"
+_SEQUENCES = "##SEQUENCE##"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFile:
+    """One file of a split; such a file cannot be read in parts, so a worker takes all of it."""
+
+    split: str
+    path: str
+    payload: Payload
+    target: str = ""
+    """Where its treated rows go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some rows of a file."""
+
+    serialized: Any
+    """Shape (rows,), bytes objects."""
+    batch: pa.RecordBatch
+
+
+def read_rows(file: SplitFile, batch_rows: int = BATCH_ROWS) -> Iterator[Rows]:
+    """All rows of a TFRecord file, gzipped or not.
+
+    Beam reads record by record, which takes several times as long as TensorFlow does for a batch.
+
+    Raises:
+      InvalidDataError: the file is damaged, or a feature has values of several types.
+    """
+    if file.payload == "FORMAT_TF_EXAMPLE":
+        decoder: Any = example_coder.ExamplesToRecordBatchDecoder(None)
+    else:
+        decoder = sequence_example_coder.SequenceExamplesToRecordBatchDecoder(_SEQUENCES, None)
+    dataset = tf.data.TFRecordDataset(file.path, "GZIP" if _is_gzipped(file.path) else "").batch(batch_rows)
+    try:
+        for serialized in dataset.as_numpy_iterator():
+            yield Rows(serialized, decoder.DecodeBatch(serialized))
+    except tf.errors.DataLossError as error:
+        raise InvalidDataError(
+            f"split {file.split!r}, {file.path}", f"is damaged ({error.message})", "Write the examples again."
+        ) from error
+    except RuntimeError as error:
+        if "type" not in str(error) and "parse" not in str(error):
+            raise
+        text = " ".join(str(error).split())
+        raise InvalidDataError(
+            f"split {file.split!r}, {file.path}", f"cannot be decoded ({text})", "Write each feature with one type."
+        ) from error
+
+
+def _is_gzipped(path: str) -> bool:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return bool(file.read(len(_GZIP)) == _GZIP)

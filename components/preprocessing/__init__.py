@@ -1,0 +1,1 @@
+"""Steps for a preprocessing_fn: what is fitted on the analysed split, inside the transform graph."""
