@@ -85,12 +85,18 @@ def test_id_without_rows_needs_no_weight(graph: str) -> None:
         (_balance(WEIGHTS, kind="multi_hot"), [60, 30, 10], "are of a multi-hot label"),
         (_balance({}, notes=("The classes are not known.",)), [60], "hold no weight. The classes are not known."),
         (_balance({"ant": 1.0, "zebra": 1.0}), [60, 30, 10], "class id 2 has no weight"),
-        (_balance({**WEIGHTS, "elk": 1.0, "yak": 1.0}), [60, 30, 10], "class id -1 has several"),
+        (_balance({"3": 1.0, "03": 1.0}, label="grade"), [60], "two classes have the same id"),
     ],
 )
 def test_error_names_what_does_not_fit(graph: str, balance: ClassBalance, counts: list[int], message: str) -> None:
+    label = "grade" if balance.label == "grade" else "animal"
     with pytest.raises(InvalidDataError, match=message):
-        weights_by_id(balance, tft.TFTransformOutput(graph), "animal", counts)
+        weights_by_id(balance, tft.TFTransformOutput(graph), label, counts)
+
+
+def test_class_whose_rows_were_dropped_needs_no_id(graph: str) -> None:
+    balance = _balance({**WEIGHTS, "elk": 1.0, "yak": 1.0})
+    assert weights_by_id(balance, tft.TFTransformOutput(graph), "animal", [60, 30, 10]) == (1 / 3, 1.0, 5.0)
 
 
 def test_error_when_a_class_is_no_number(graph: str) -> None:
