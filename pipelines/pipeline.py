@@ -76,7 +76,8 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
     imbalance_detectors = []
     if config.task == "classification":
         imbalance_detector = ImbalanceDetector(
-            statistics=statistics_gen.outputs["statistics"],
+            # The one describes every split, the other counts the classes of train whatever their type.
+            statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
             config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
         )
         imbalance_detectors = [imbalance_detector]
