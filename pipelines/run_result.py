@@ -69,7 +69,7 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         anomalies=_anomalies(outputs["anomalies", "ExampleValidator"].uri),
         warnings=_warnings(artifacts),
         interventions=_interventions(artifacts),
-        artifacts={**artifacts, "normalization": normalization_uri},
+        artifacts={**artifacts, "findings": normalization_uri},
     )
 
 
