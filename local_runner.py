@@ -20,7 +20,8 @@ from rich.console import Console
 from spikeguard.components.errors import InvalidArgumentError, PipelineFailedError, SpikeguardError
 
 if TYPE_CHECKING:
-    from spikeguard.components.guarded_trainer.recipe import Task
+    from spikeguard.components.guarded_trainer.recipe import Balance, Task
+    from spikeguard.components.outlier_detector.config import Treatment
     from spikeguard.pipelines.config import PipelineConfig
     from spikeguard.pipelines.run_result import RunResult
 
@@ -42,7 +43,21 @@ DATA_TASKS = ("regression", "classification")
     "--recipe", type=click.Choice(["guarded", "naive"]), default="guarded", show_default=True, help="How to train."
 )
 @click.option(
+    "--balance",
+    type=click.Choice(["none", "weights", "batches"]),
+    default="none",
+    show_default=True,
+    help="What evens out the classes: weights of their losses, or batches of constant composition.",
+)
+@click.option(
     "--output", type=click.Path(), default="spikeguard_output", show_default=True, help="Folder for all results."
+)
+@click.option(
+    "--outliers",
+    type=click.Choice(["none", "flag", "drop", "downweight", "winsorize"]),
+    default="flag",
+    show_default=True,
+    help="What becomes of outliers of train.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps. Default: 1000.")
 @click.option(
@@ -60,7 +75,9 @@ def command(
     schema: str | None,
     months: str | None,
     recipe: str,
+    balance: str,
     output: str,
+    outliers: str,
     steps: int | None,
     beam_args: tuple[str, ...],
     no_cache: bool,
@@ -72,11 +89,13 @@ def command(
     wrong = [arg for arg in beam_args if not arg.startswith("--")]
     if wrong:
         raise InvalidArgumentError("beam-arg", wrong[0], "start with --", "Write --beam-arg=--name=value.")
+    if balance != "none" and FLIGHTS_TASKS.get(task or "delay", task) == "regression":
+        raise InvalidArgumentError("balance", balance, "be none for a regression, which has no classes")
     if data is None:
         config = _flights_config(label, task or "delay", schema, months, recipe, output)
     else:
         config = _data_config(data, label, task, schema, months, recipe, output)
-    return run(_with_options(config, steps, beam_args, no_cache))
+    return run(_with_options(config, steps, outliers, balance, beam_args, no_cache))
 
 
 def _flights_config(
@@ -147,12 +166,19 @@ def _check_output(output: str) -> None:
 
 
 def _with_options(
-    config: PipelineConfig, steps: int | None, beam_args: tuple[str, ...], no_cache: bool
+    config: PipelineConfig, steps: int | None, outliers: str, balance: str, beam_args: tuple[str, ...], no_cache: bool
 ) -> PipelineConfig:
     from spikeguard.pipelines.config import beam_args_with
 
     recipe = dataclasses.replace(config.recipe, steps=steps) if steps else config.recipe
-    return dataclasses.replace(config, recipe=recipe, beam_args=beam_args_with(beam_args), is_cached=not no_cache)
+    recipe = dataclasses.replace(recipe, balance=cast("Balance", balance))
+    return dataclasses.replace(
+        config,
+        recipe=recipe,
+        outliers=None if outliers == "none" else cast("Treatment", outliers),
+        beam_args=beam_args_with(beam_args),
+        is_cached=not no_cache,
+    )
 
 
 def run(config: PipelineConfig) -> int:
@@ -168,6 +194,7 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     rows = [
         *_curve_rows(config, result),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
+        ("outliers", result.outliers or "not looked for"),
         ("scaling", _scaling_text(result.normalization)),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
         *result.artifacts.items(),
@@ -193,6 +220,7 @@ def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, st
         ("verdict", f"{evaluation['verdict']} over {points} steps"),
         ("spikes", spikes_text),
         ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
+        *((("classes", result.classes),) if result.classes else ()),
         *(("recipe", warning) for warning in result.warnings),
     ]
 

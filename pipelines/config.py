@@ -12,6 +12,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 from spikeguard.components.guarded_trainer.recipe import Recipe, Task
+from spikeguard.components.outlier_detector.config import Treatment
 from spikeguard.pipelines.csv_data import CsvData
 
 # Beam's DirectRunner first tries a runner that must be downloaded; this is what it falls back to for batch pipelines.
@@ -48,6 +49,8 @@ class PipelineConfig:
     recipe: Recipe
     normalize: bool = True
     """Whether numbers become train-only z-scores; False passes them on as they are."""
+    outliers: Treatment | None = "flag"
+    """What becomes of outliers of train; None does without OutlierDetector."""
     schema_path: str | None = None
     """A TFDV schema text proto; None infers the schema from the data."""
     beam_args: tuple[str, ...] = LOCAL_BEAM_ARGS

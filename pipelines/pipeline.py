@@ -23,11 +23,16 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, pusher_pb2, transform_pb2
 from tfx.types import Channel, standard_artifacts
 
+from spikeguard.components.columns import SAMPLE_WEIGHT
 from spikeguard.components.guarded_trainer.component import GuardedTrainer
 from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.components.guarded_trainer.serving import SERVING_SIGNATURE, TRANSFORM_SIGNATURE
+from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+from spikeguard.components.imbalance_detector.config import ImbalanceConfig
 from spikeguard.components.normalization_validator.component import NormalizationValidator
+from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
+from spikeguard.components.training_statistics.component import TrainingStatistics
 from spikeguard.pipelines.config import PipelineConfig, categorical_columns, read_schema
 
 PREPROCESSING_FN = "spikeguard.pipelines.preprocessing.preprocessing_fn"
@@ -61,9 +66,37 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
-    transform = Transform(
+    training_statistics = TrainingStatistics(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
+        label=config.label,
+        task=config.task,
+    )
+    imbalance_detectors = []
+    if config.task == "classification":
+        imbalance_detector = ImbalanceDetector(
+            statistics=statistics_gen.outputs["statistics"],
+            config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
+        )
+        imbalance_detectors = [imbalance_detector]
+    examples, schema = example_gen.outputs["examples"], schema_gen.outputs["schema"]
+    outlier_detectors = []
+    if config.outliers is not None:
+        outlier_detector = OutlierDetector(
+            examples=examples,
+            statistics=training_statistics.outputs["statistics"],
+            schema=schema,
+            label=config.label,
+            task=config.task,
+            treatment=config.outliers,
+        )
+        # What is trained on is treated; what Evaluator measures on is as it came.
+        examples, schema = outlier_detector.outputs["treated_examples"], outlier_detector.outputs["treated_schema"]
+        outlier_detectors = [outlier_detector]
+    weight = SAMPLE_WEIGHT if config.outliers == "downweight" else None
+    transform = Transform(
+        examples=examples,
+        schema=schema,
         preprocessing_fn=PREPROCESSING_FN,
         # Constants from the train split alone; each split is then transformed by these same constants.
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
@@ -72,14 +105,17 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             "task": config.task,
             "normalize": config.normalize,
             "categorical": categorical,
+            "winsorize": config.outliers == "winsorize",
+            "weight": weight,
         },
         # StatisticsGen has described the raw data; describing them again here took a third of Transform's time.
         disable_statistics=True,
     )
     normalization = NormalizationValidator(
-        examples=example_gen.outputs["examples"],
+        examples=examples,
         transform_graph=transform.outputs["transform_graph"],
         transformed_examples=transform.outputs["transformed_examples"],
+        statistics=None if config.outliers == "drop" else training_statistics.outputs["statistics"],
         label=config.label,
     )
     blessed_model = Resolver(
@@ -94,6 +130,8 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             label=config.label,
             task=config.task,
             recipe=config.recipe,
+            weight=weight,
+            class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
         )
         spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
         with Cond(_is_blessed(spike_evaluator)):
@@ -119,6 +157,9 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             statistics_gen,
             schema_gen,
             example_validator,
+            training_statistics,
+            *imbalance_detectors,
+            *outlier_detectors,
             transform,
             normalization,
             trainer,

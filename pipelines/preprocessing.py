@@ -7,9 +7,10 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from spikeguard.components.columns import EXAMPLE_ID
+from spikeguard.components.columns import EXAMPLE_ID, OUTLIER_FLAG, OUTLIER_SCORE
 from spikeguard.components.preprocessing import scaling
 from spikeguard.components.preprocessing.example_ids import id_of_row
+from spikeguard.components.preprocessing.winsorizing import winsorize
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, tf.Tensor]:
@@ -21,14 +22,20 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     Args:
       inputs: raw columns: dense of shape (batch, ...), or sparse with at most one value per row.
       custom_config: `label`; `task`, regression or classification; `normalize`, False to pass raw numbers on with 0 for
-        the missing; `categorical`, names of number columns that are categories.
+        the missing; `categorical`, names of number columns that are categories; `winsorize`, True to clip numbers to the
+        fences of train; `weight`, name of a column with a weight per row, None for none.
 
     Returns:
-      One dense tensor per feature, the label under its own name (float32, or int64 class ids from 0), and `example_id`.
+      One dense tensor per feature, the label under its own name (float32, or int64 class ids from 0), the weight under its
+      own (1 where a row has none), and `example_id`. What OutlierDetector says of a row is no feature.
     """
-    label = custom_config["label"]
-    features = {name: column for name, column in inputs.items() if name == label or name != EXAMPLE_ID}
-    outputs = {EXAMPLE_ID: id_of_row({name: column for name, column in inputs.items() if name != label})}
+    label, weight = custom_config["label"], custom_config.get("weight")
+    added = {OUTLIER_SCORE, OUTLIER_FLAG, weight} - {label}
+    inputs = {name: column for name, column in inputs.items() if name not in added or name == weight}
+    features = {name: column for name, column in inputs.items() if name == label or name not in added | {EXAMPLE_ID}}
+    outputs = {EXAMPLE_ID: id_of_row({name: column for name, column in inputs.items() if name not in (label, weight)})}
+    if weight in inputs:
+        outputs[weight] = scaling.fill(scaling.number(inputs[weight]), 1.0)
     numbers: dict[str, tf.Tensor] = {}
     for name, column in features.items():
         if name == label:
@@ -37,6 +44,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
             outputs[name] = scaling.vocabulary_id(column)
         else:
             numbers[name] = scaling.number(column)
+    if custom_config.get("winsorize"):
+        numbers = scaling.each(winsorize, numbers)
     if custom_config["normalize"]:
         optional = {name: numbers[name] for name in numbers if isinstance(inputs[name], tf.SparseTensor)}
         outputs |= {f"{name}_missing": column for name, column in scaling.each(scaling.missing, optional).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -12,9 +13,15 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
+from spikeguard.components.imbalance_detector.advice import percent
+from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
 from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
+from spikeguard.components.outlier_detector.summary import read_summary
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.pipelines.metadata import latest_outputs
+
+# Nodes whose findings are told, in this order.
+_VALIDATORS = ("ExampleValidator", "ImbalanceDetector")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +37,11 @@ class RunResult:
     blocked_by: str | None
     """Why nothing was pushed, in one sentence; None where it was."""
     anomalies: tuple[str, ...]
-    """ExampleValidator's findings, one `feature: text (splits)` each."""
+    """What ExampleValidator and ImbalanceDetector found, one `feature: text (splits)` each."""
+    outliers: str | None
+    """What OutlierDetector found and did, in one sentence; None where it did not run."""
+    classes: str | None
+    """How uneven the classes are and what that does to the loss, in one sentence; None for a regression."""
     warnings: tuple[str, ...]
     """What GuardedTrainer has to say against its recipe, one sentence each."""
     interventions: int
@@ -61,12 +72,18 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
     normalization = json.loads((pathlib.Path(normalization_uri) / NORMALIZATION_FILE).read_text())
     pushed = outputs.get(("pushed_model", "Pusher"))
     pushed_to = pushed.custom_properties["pushed_destination"].string_value if pushed else ""
+    outliers = outputs.get(("anomalies", "OutlierDetector"))
+    weights = ("class_weights", "ImbalanceDetector")
     return RunResult(
         evaluation=evaluation,
         normalization=normalization,
         pushed_to=pushed_to or None,
         blocked_by=None if pushed_to else _blocked_by(outputs, evaluation),
-        anomalies=_anomalies(outputs["anomalies", "ExampleValidator"].uri),
+        anomalies=_anomalies(
+            [outputs["anomalies", node].uri for node in _VALIDATORS if ("anomalies", node) in outputs]
+        ),
+        outliers=outlier_sentence(read_summary(outliers.uri)) if outliers else None,
+        classes=_classes(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
         warnings=_warnings(artifacts),
         interventions=_interventions(artifacts),
         artifacts={**artifacts, "findings": normalization_uri},
@@ -81,6 +98,34 @@ def _warnings(artifacts: dict[str, str]) -> tuple[str, ...]:
 
 def _interventions(artifacts: dict[str, str]) -> int:
     return int((read_curve(artifacts["curve"]).guard_action > 0).sum()) if "curve" in artifacts else 0
+
+
+def outlier_sentence(summary: dict[str, Any]) -> str:
+    """What was found among the train rows, and what became of them, from the content of `outliers.json`.
+
+    >>> books = {"rows": 200, "kept": 197, "treated": 0, "dropped": 3, "flagged": 3}
+    >>> outlier_sentence({"treatment": "drop", "train_split": "train", "splits": {"train": books}, "features": []})
+    '3 of 200 train rows (1.5 %), 3 dropped'
+    """
+    books = summary["splits"][summary["train_split"]]
+    share = 100 * books["flagged"] / max(1, books["rows"])
+    text = f"{books['flagged']:,} of {books['rows']:,} {summary['train_split']} rows ({share:.1f} %), "
+    text += {
+        "flag": "flagged, none treated",
+        "drop": f"{books['dropped']:,} dropped",
+        "downweight": f"{books['treated']:,} down-weighted",
+        "winsorize": f"values of {books['treated']:,} rows clipped to the fences",
+    }[summary["treatment"]]
+    outside = {
+        feature["name"]: counts["below"] + counts["above"] + counts["non_finite"]
+        for feature in summary["features"]
+        for split, counts in feature["counts"].items()
+        if split == summary["train_split"]
+    }
+    most = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])[:3]
+    return text + (
+        f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
+    )
 
 
 def _blocked_by(outputs: dict[tuple[str, str], mlmd.Artifact], evaluation: dict[str, Any] | None) -> str:
@@ -107,9 +152,23 @@ def _failed_metrics(evaluation_folder: str) -> str:
     return ", ".join(failures) or "see its validation result"
 
 
-def _anomalies(folder: str) -> tuple[str, ...]:
+def _classes(balance: ClassBalance) -> str:
+    rows = {known.name: known.counts.get(balance.train_split, 0) for known in balance.classes}
+    if balance.imbalance_ratio is None:
+        return " ".join(balance.notes) or "not known"
+    text = f"{len(rows)}, the largest {balance.imbalance_ratio:.3g} times the smallest"
+    batch = balance.batch
+    if batch is None or not batch.loss_jitter or not batch.expected_loss:
+        return text
+    return (
+        f"{text}; chance in shuffled batches of {batch.size} moves the loss by {batch.loss_jitter:.2g}"
+        f" ({percent(batch.loss_jitter / batch.expected_loss)} of it)"
+    )
+
+
+def _anomalies(folders: Sequence[str]) -> tuple[str, ...]:
     splits_of: dict[str, list[str]] = {}
-    for file in sorted(pathlib.Path(folder).glob("Split-*/SchemaDiff.pb")):
+    for file in (file for folder in folders for file in sorted(pathlib.Path(folder).glob("Split-*/SchemaDiff.pb"))):
         anomalies = anomalies_pb2.Anomalies.FromString(file.read_bytes())
         for feature, info in sorted(anomalies.anomaly_info.items()):
             for reason in info.reason:

@@ -36,6 +36,8 @@ def _refused(args: list[str], capsys: pytest.CaptureFixture[str], tmp_path: path
         (["--label", "y"], "label must come with --data; got 'y'"),
         (["--schema", "s.pbtxt"], "schema must come with --data"),
         (["--recipe", "spiky"], "'spiky' is not one of 'guarded', 'naive'"),
+        (["--balance", "classes"], "'classes' is not one of 'none', 'weights', 'batches'"),
+        (["--balance", "weights"], "balance must be none for a regression, which has no classes; got 'weights'"),
         (["--steps", "0"], "0 is not in the range x>=1"),
         (["--steps", "many"], "'many' is not a valid integer"),
         (["--speed", "3"], "No such option"),
@@ -89,5 +91,17 @@ def test_output_below_a_file_is_refused(csv: str, capsys: pytest.CaptureFixture[
 def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert local_runner.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for flag in ("data", "label", "task", "schema", "months", "recipe", "output", "steps", "beam-arg", "no-cache"):
+    for flag in (
+        "data",
+        "label",
+        "task",
+        "schema",
+        "months",
+        "recipe",
+        "balance",
+        "output",
+        "steps",
+        "beam-arg",
+        "no-cache",
+    ):
         assert f"--{flag}" in text

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from spikeguard.components.columns import EXAMPLE_ID
+from spikeguard.components.guarded_trainer.balancing import balanced_batches
 from spikeguard.components.training_curve import Floats
 
 # Rows per step when no gradient is taken: large, since only throughput counts.
@@ -36,6 +37,23 @@ class BatchPlan:
         return self.rows // self.batch_size if self.drops_short_batch else math.ceil(self.rows / self.batch_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """Weights of rows by a column, times those of their classes: Keras takes one kind or the other."""
+
+    column: str
+    """Transformed feature with one weight >= 0 per row."""
+    class_weights: tuple[float, ...] | None = None
+
+    def weights(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> tf.Tensor:
+        """Takes the column out of the features. Shape (batch,)."""
+        weights = tf.reshape(tf.cast(features.pop(self.column), tf.float32), [-1])
+        if self.class_weights is not None:
+            ids = tf.reshape(tf.cast(labels, tf.int64), [-1])
+            weights *= tf.gather(tf.constant(self.class_weights, tf.float32), ids)
+        return weights
+
+
 def plan_batches(rows: int, batch_size: int | None, keep_short_batch: bool) -> BatchPlan:
     """The plan for a train split.
 
@@ -52,9 +70,15 @@ def plan_batches(rows: int, batch_size: int | None, keep_short_batch: bool) -> B
 
 
 def training_batches(
-    files: Sequence[str], spec: Spec, label: str, plan: BatchPlan, seed: int, first_step: int = 0
+    files: Sequence[str],
+    spec: Spec,
+    label: str,
+    plan: BatchPlan,
+    seed: int,
+    first_step: int = 0,
+    weighting: Weighting | None = None,
 ) -> tf.data.Dataset:
-    """Endless shuffled batches (features, label); serialized rows are shuffled, which is cheaper than parsed ones.
+    """Endless shuffled batches (features, label), or (features, label, weights) by a `weighting`; serialized rows are shuffled, which is cheaper than parsed ones.
 
     The order of an epoch depends on the seed and the epoch's number alone, so that `first_step`, the number of batches
     that were used already, continues an earlier run's order without reading what went before.
@@ -77,7 +101,34 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
         .flat_map(epoch_batches)
         .skip(used)
-        .map(_parser(spec, label), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(_parser(spec, label, weighting), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def class_balanced_batches(
+    files: Sequence[str],
+    spec: Spec,
+    label: str,
+    plan: BatchPlan,
+    class_counts: Sequence[int],
+    seed: int,
+    first_step: int = 0,
+    weighting: Weighting | None = None,
+) -> tf.data.Dataset:
+    """As `training_batches`, but each with the same rows of each class; an epoch is as many steps as there."""
+    parse = {label: spec[label]}
+    return (
+        balanced_batches(
+            tf.data.TFRecordDataset(files, compression_type="GZIP"),
+            plan.batch_size,
+            class_counts,
+            seed=seed,
+            first_step=first_step,
+            class_of=lambda serialized: tf.io.parse_example(serialized, parse)[label],
+            shuffle_rows=_SHUFFLE_ROWS,
+        )
+        .map(_parser(spec, label, weighting), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -93,9 +144,9 @@ def validation_batches(files: Sequence[str], spec: Spec, label: str, classes: in
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def without_ids(spec: Spec) -> Spec:
-    """The spec for those who have no use for the examples' ids."""
-    return {name: feature for name, feature in spec.items() if name != EXAMPLE_ID}
+def without_ids(spec: Spec, weight: str | None = None) -> Spec:
+    """The spec for those who have no use for the examples' ids, nor for their weights."""
+    return {name: feature for name, feature in spec.items() if name not in (EXAMPLE_ID, weight)}
 
 
 def read_labels(files: Sequence[str], spec: Spec, label: str, rows: int = -1) -> Floats:
@@ -106,9 +157,10 @@ def read_labels(files: Sequence[str], spec: Spec, label: str, rows: int = -1) ->
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
 
-def _parser(spec: Spec, label: str) -> Callable[[tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
-    def parse(serialized: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def _parser(spec: Spec, label: str, weighting: Weighting | None = None) -> Callable[[tf.Tensor], tuple[Any, ...]]:
+    def parse(serialized: tf.Tensor) -> tuple[Any, ...]:
         features = tf.io.parse_example(serialized, spec)
-        return features, features.pop(label)
+        labels = features.pop(label)
+        return (features, labels) if weighting is None else (features, labels, weighting.weights(features, labels))
 
     return parse

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import BaseChannel, Channel, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
+from spikeguard.components.artifacts import ClassWeights
+from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.executor import Executor
 from spikeguard.components.guarded_trainer.recipe import Recipe, Task
 
@@ -20,10 +24,12 @@ class GuardedTrainerSpec(ComponentSpec):  # type: ignore[misc]
         "train_split": ExecutionParameter(type=str),
         "eval_split": ExecutionParameter(type=str),
         "model_fn": ExecutionParameter(type=str),
+        "weight": ExecutionParameter(type=str),
     }
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
         "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
+        "class_weights": ChannelParameter(type=ClassWeights, optional=True),
     }
     OUTPUTS = {
         "model": ChannelParameter(type=standard_artifacts.Model),
@@ -68,6 +74,8 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
         train_split: str = "train",
         eval_split: str = "eval",
         model_fn: str | None = None,
+        weight: str | None = None,
+        class_weights: BaseChannel | None = None,
     ) -> None:
         """Constructs the component.
 
@@ -82,21 +90,40 @@ class GuardedTrainer(base_component.BaseComponent):  # type: ignore[misc]
           model_fn: dotted name of a function (features, label, task, recipe) that returns an uncompiled `keras.Model` from
             a dict of the transformed features to predictions: shape (batch, 1) for regression and two classes (a
             probability), (batch, classes) for more. None: `spikeguard.components.guarded_trainer.model.build_model`.
+          weight: transformed feature with a weight >= 0 per row, such as OutlierDetector's `sample_weight`; the loss of a row
+            is multiplied by it in training, beside its class weight, and the recorded loss is that of the training. It
+            is no input of the model. None for none.
+          class_weights: channel of type `ClassWeights`: ImbalanceDetector's `class_weights`, by which the losses of the
+            classes are weighted. It makes the recipe's balance `weights`, and needs no other setting.
 
         Raises:
-          InvalidArgumentError: the recipe's loss does not fit the task.
+          InvalidArgumentError: the recipe's loss or balance does not fit the task, or its balance not the class weights.
         """
+        if class_weights is not None and recipe.balance == "none":
+            recipe = dataclasses.replace(recipe, balance="weights")
         recipe.check_task(task)
+        if class_weights is not None and (recipe.balance != "weights" or recipe.class_weights is not None):
+            raise InvalidArgumentError(
+                "class_weights",
+                class_weights,
+                f"be None for balance {recipe.balance!r} or a recipe's own class_weights",
+            )
+        if recipe.balance == "weights" and class_weights is None and recipe.class_weights is None:
+            raise InvalidArgumentError(
+                "class_weights", None, "be given for balance 'weights'", "Give those of ImbalanceDetector."
+            )
         super().__init__(
             spec=GuardedTrainerSpec(
                 examples=examples,
                 transform_graph=transform_graph,
+                class_weights=class_weights,
                 label=label,
                 task=task,
                 recipe=recipe.to_json(),
                 train_split=train_split,
                 eval_split=eval_split,
                 model_fn=model_fn or "",
+                weight=weight or "",
                 model=Channel(type=standard_artifacts.Model),
                 model_run=Channel(type=standard_artifacts.ModelRun),
             )

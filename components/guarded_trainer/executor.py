@@ -40,10 +40,16 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
                 recipe=Recipe.from_json(exec_properties["recipe"]),
                 model_dir=path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"])),
                 run_dir=run_dir,
+                class_weights=_optional_uri(input_dict, "class_weights"),
                 model_fn=exec_properties["model_fn"] or None,
+                weight=exec_properties.get("weight") or None,
                 state_dir=_state_dir(run_dir, input_dict, exec_properties),
             )
         )
+
+
+def _optional_uri(input_dict: dict[str, list[Artifact]], key: str) -> str | None:
+    return artifact_utils.get_single_uri(input_dict[key]) if input_dict.get(key) else None
 
 
 def _files(examples: list[Artifact], split: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
     - a gradient norm above its limit: the gradients are *clipped* to the limit;
     - an update that would change a layer's kernel by more than an eighth of its norm when freshly initialized: the step is
       *shortened* to that and the factor on the learning rate halved; measured at each of the first 16 steps, then at every
-      eighth;
+      eighth, and at every 32nd while all is calm;
     - interventions that repeat: the *factor* is halved; it doubles again over `recovery_steps` healthy steps, twice as many
       after each time that it was lowered, up to 1;
     - `patience` steps in a row with a raised or non-finite loss: weights and moments *return* to the last state whose
@@ -86,7 +86,7 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
           patience: raised or non-finite losses in a row that are taken for divergence; >= 1.
           recovery_steps: healthy steps in which the factor doubles; >= 1.
           snapshot_steps: least number of steps between two good states; >= 1. After the first 128 steps they are kept at
-            multiples of eight only, so that the steps between cost little.
+            multiples of eight only, while all is calm of 32, so that the steps between cost little.
           max_rollbacks: returns in the whole training; >= 0.
 
         Raises:

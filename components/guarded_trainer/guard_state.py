@@ -78,7 +78,7 @@ class Counts(NamedTuple):
 
 
 class Level(NamedTuple):
-    """Of the loss, in one variable."""
+    """Of the loss and of the updates, in one variable."""
 
     best: Any
     """Lowest median that the history has had."""
@@ -86,6 +86,8 @@ class Level(NamedTuple):
     """From the median to the 90th percentile at that time."""
     median: Any
     """Of the history, when it was last refreshed."""
+    change: Any
+    """Largest share of its freshly initialized norm by which a kernel changed, when updates were last measured."""
 
     def has_risen(self, share: float) -> tf.Tensor:
         """Whether the median lies above the best by more than this share of what noise explains."""

@@ -13,9 +13,10 @@ from spikeguard.components.guarded_trainer.guard_state import Counts, GuardActio
 
 # Steps of history that the levels are taken from, and the fewest that say something about a tail.
 WINDOW, _MIN_HISTORY = 64, 16
-# Updates are measured at each step that is a multiple of this one, limits refreshed at each such healthy step, and states
-# kept at either. The steps between have nothing to do but to be counted, which is what keeps the guard cheap.
-_REFRESH_STEPS = 8
+# Updates are measured at each step that is a multiple of the first, limits refreshed at each such healthy step, and states
+# kept at either. The steps between have nothing to do but to be counted, which is what keeps the guard cheap. A training
+# that has been healthy for a whole window, at its full rate and with updates far below the bound, is looked at less often.
+_REFRESH_STEPS, _CALM_REFRESH_STEPS = 8, 32
 # Until then a state may be kept at any step: a training moves fastest there.
 _START_STEPS = 2 * WINDOW
 # A limit lies this many times as far above the median as the 90th percentile does. For normal noise that is 6.4 standard
@@ -30,6 +31,8 @@ _LEAST_LOSS_RISE, _LEAST_NORM_RATIO = 0.2, 2.0
 # Largest change of a kernel in one step, as a share of its norm when freshly initialized. Healthy trainings move by about
 # a thousandth; networks of rectified units die, without a spike that would tell, when steps of this size follow each other.
 _LARGEST_CHANGE = 0.125
+# Share of it below which the next multiple of `_CALM_REFRESH_STEPS` is early enough to measure again.
+_SMALL_SHARE = 0.25
 # Interventions are "repeated" when they outnumber the healthy steps between them by this many.
 _REPEATED = 8
 # Unhealthy steps in a row after which a raised level is the new normal; more than `patience`, which is to act before.
@@ -84,8 +87,16 @@ class Interventions:
         tf.cond(scale > 0.0, lambda: self._update(grads, variables, scale, signals), lambda: None)
         counts = Counts(*tf.unstack(self._counts.value))
         is_settled = (counts.steps >= _START_STEPS) & (counts.healthy >= _MIN_HISTORY)
-        until_due = _REFRESH_STEPS - 1 - tf.maximum(counts.steps % _REFRESH_STEPS, counts.healthy % _REFRESH_STEPS)
+        period = self._period(counts)
+        until_due = period - 1 - tf.maximum(counts.steps % period, counts.healthy % period)
         self._store(counts._replace(quiet=tf.where(is_settled, until_due, 0)))
+
+    def _period(self, counts: Counts) -> tf.Tensor:
+        """Steps from one look at the training to the next. It only grows from one quiet step to the next, to a multiple."""
+        is_calm = (counts.calm >= WINDOW) & (self.factor.value >= 1.0)
+        if self.bounds_updates:
+            is_calm &= Level(*tf.unstack(self._level.value)).change < _SMALL_SHARE * _LARGEST_CHANGE
+        return tf.where(is_calm, _CALM_REFRESH_STEPS, _REFRESH_STEPS)
 
     def _learn(self, signals: tf.Tensor, before: Counts, after: tf.Tensor) -> None:
         """Enters a healthy step into counters and history; all that a quiet step has to do."""
@@ -102,7 +113,7 @@ class Interventions:
         after = counted(before) - tf.cast(~is_counted, tf.int32) * _UNCOUNTED
         self._learn(signals, Counts(*tf.unstack(before)), after)
         counts = Counts(*tf.unstack(after))
-        is_new = is_counted & ((counts.healthy < _MIN_HISTORY) | tf.equal(counts.healthy % _REFRESH_STEPS, 0))
+        is_new = is_counted & ((counts.healthy < _MIN_HISTORY) | tf.equal(counts.healthy % self._period(counts), 0))
         tf.cond(is_new, lambda: self._refresh(counts.healthy, counts.back_offs), lambda: None)
         if self.rolls_back or self._protected:
             is_due = (counts.age > self.snapshot_steps) & (counts.calm > _CALM) | tf.equal(counts.kept, 0)
@@ -179,9 +190,9 @@ class Interventions:
             self.inner_optimizer.apply(whole, variables)
             return
         # Measuring an update takes a copy of the weights, so after the start it is done now and then.
-        steps = self._counts.value[0]
+        counts = Counts(*tf.unstack(self._counts.value))
         tf.cond(
-            (steps <= _MIN_HISTORY) | tf.equal(steps % _REFRESH_STEPS, 0),
+            (counts.steps <= _MIN_HISTORY) | tf.equal(counts.steps % self._period(counts), 0),
             lambda: self._bounded_update(whole, variables, signals),
             lambda: self.inner_optimizer.apply(whole, variables),
         )
@@ -202,6 +213,7 @@ class Interventions:
         if not shares:
             return
         largest = tf.reduce_max(tf.stack(shares))
+        self._level.assign(tf.stack(Level(*tf.unstack(self._level.value))._replace(change=largest)))
 
         def shorten() -> None:
             kept = _LARGEST_CHANGE / largest

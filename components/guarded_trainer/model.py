@@ -27,8 +27,10 @@ class Feature:
     """Number of ids of a categorical feature; 0 for a numeric one."""
 
 
-def read_features(transform_output: tft.TFTransformOutput, label: str) -> tuple[Feature, ...]:
-    """The model's inputs: every transformed feature but the label and the examples' ids, sorted by name.
+def read_features(
+    transform_output: tft.TFTransformOutput, label: str, weight: str | None = None
+) -> tuple[Feature, ...]:
+    """The model's inputs: every transformed feature but the label, the weight and the examples' ids, sorted by name.
 
     Raises:
       InvalidDataError: the label is not among the features, no other feature is, or one is sparse or text.
@@ -40,7 +42,7 @@ def read_features(transform_output: tft.TFTransformOutput, label: str) -> tuple[
             f"is not among the transformed features ({', '.join(sorted(spec))})",
             "Keep it in the preprocessing_fn's outputs under this name.",
         )
-    names = sorted(set(spec) - {label, EXAMPLE_ID})
+    names = sorted(set(spec) - {label, weight, EXAMPLE_ID})
     if not names:
         raise InvalidDataError(f"label {label!r}", "is the only column", "Add at least one feature column.")
     domains = {

@@ -15,6 +15,10 @@ RECIPE_FILE = "recipe.json"
 Task = Literal["regression", "classification"]
 Loss = Literal["huber", "squared_error", "crossentropy", "generalized_crossentropy"]
 Schedule = Literal["cosine", "exponential", "constant"]
+Balance = Literal["none", "weights", "batches"]
+
+# What a float32 can hold, with room for the loss that a weight multiplies.
+_LARGEST = 1e30
 
 LOSSES_OF_TASK: dict[Task, tuple[Loss, ...]] = {
     "regression": ("huber", "squared_error"),
@@ -46,7 +50,12 @@ class Recipe:
     label_smoothing: float = 0.0
     """Probability that `crossentropy` spreads over all classes; in [0, 1)."""
     class_weights: tuple[float, ...] | None = None
-    """Classification: weight of the loss of class 0, 1, ...; each >= 0. None: all equal."""
+    """Classification: weight of the loss of class 0, 1, ...; each >= 0. None: all equal, or those of a ClassWeights artifact."""
+    balance: Balance = "none"
+    """Classification: what evens out the classes. `weights`: weights of their losses. `batches`: batches that all have the
+    same rows of each class, see `balancing.balanced_batches`."""
+    corrects_prior: bool = True
+    """Whether predictions outside of training have the true shares of the classes, where `balance` changes these."""
     learning_rate: float = 1e-3
     """Peak rate of the Adam optimizer; > 0."""
     schedule: Schedule = "cosine"
@@ -81,7 +90,11 @@ class Recipe:
     """Seed of the weights and of the order of the rows; >= 0."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("loss", get_args(Loss)), ("schedule", get_args(Schedule))):
+        for name, choices in (
+            ("loss", get_args(Loss)),
+            ("schedule", get_args(Schedule)),
+            ("balance", get_args(Balance)),
+        ):
             if getattr(self, name) not in choices:
                 raise InvalidArgumentError(name, getattr(self, name), f"be one of {', '.join(choices)}")
         for name, least in (("steps", 1), ("block_steps", 1), ("worst_examples", 0), ("seed", 0)):
@@ -108,8 +121,10 @@ class Recipe:
         if any(not _is_integer(units, 1) for units in self.hidden_units):
             raise InvalidArgumentError("hidden_units", self.hidden_units, "hold integers of at least 1")
         weights = self.class_weights
-        if weights is not None and not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
-            raise InvalidArgumentError("class_weights", weights, "be at least 0, finite and not all 0")
+        if weights is not None and not (all(0 <= weight <= _LARGEST for weight in weights) and sum(weights) > 0):
+            raise InvalidArgumentError("class_weights", weights, f"be from 0 to {_LARGEST:g} and not all 0")
+        if weights is not None and self.balance == "batches":
+            raise InvalidArgumentError("class_weights", weights, "be None where batches are balanced")
 
     def check_task(self, task: Task) -> None:
         """Raises InvalidArgumentError where the loss or the class weights do not fit the task."""
@@ -119,6 +134,8 @@ class Recipe:
             raise InvalidArgumentError("loss", self.loss, f"be one of {', '.join(LOSSES_OF_TASK[task])} for {task}")
         if self.class_weights is not None and task == "regression":
             raise InvalidArgumentError("class_weights", self.class_weights, "be None for regression")
+        if self.balance != "none" and task == "regression":
+            raise InvalidArgumentError("balance", self.balance, "be none for regression, which has no classes")
 
     def to_json(self) -> str:
         """The recipe as a JSON object, one key per field."""

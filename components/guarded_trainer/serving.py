@@ -12,10 +12,13 @@ SERVING_SIGNATURE = "serving_default"
 TRANSFORM_SIGNATURE = "transform_features"
 
 
-def export(model: keras.Model, transform_output: tft.TFTransformOutput, label: str, model_dir: str) -> None:
+def export(
+    model: keras.Model, transform_output: tft.TFTransformOutput, label: str, model_dir: str, weight: str | None = None
+) -> None:
     """Writes a SavedModel with two signatures, both from serialized raw tf.Examples of shape (batch,).
 
-    - `serving_default`: input `examples`, output `predictions` of the model's output shape; the label is not needed.
+    - `serving_default`: input `examples`, output `predictions` of the model's output shape; neither label nor weight is
+      needed.
     - `transform_features`: input `examples`, outputs the transformed features, label included: what Evaluator compares with.
     """
     module = tf.Module()
@@ -28,7 +31,7 @@ def export(model: keras.Model, transform_output: tft.TFTransformOutput, label: s
     @tf.function(input_signature=[examples])  # type: ignore[untyped-decorator]
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = dict(module.transform(tf.io.parse_example(examples, unlabelled_spec)))
-        for name in (label, EXAMPLE_ID):
+        for name in (label, EXAMPLE_ID, weight):
             features.pop(name, None)
         return {"predictions": model(features, training=False)}
 

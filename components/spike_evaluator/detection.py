@@ -292,6 +292,8 @@ class _Search:
         spikes, explained = [], []
         for start, end in events:
             peak = start + int(np.argmax(self._height[start : end + 1]))
+            if self._is_before_a_fall(start, peak):
+                continue
             reason = self._rate_reason(start, peak)
             if reason is None:
                 spikes.append(self._spike(start, peak, end))
@@ -306,6 +308,17 @@ class _Search:
                     explained.append(self._explained(start, peak, end, words[0]))
         return tuple(spikes), tuple(sorted(explained, key=lambda rise: rise.start_step))
 
+    def _level_before(self, start: int) -> float:
+        near = slice(max(0, start - max(_FEWEST, self.level.window // 8)), start)
+        return float(np.median(self.loss[near])) if start else float(self.level.trend[0])
+
+    def _is_before_a_fall(self, start: int, peak: int) -> bool:
+        """Whether a loss is high for what comes after it only: a median lies below the last losses above a steep fall."""
+        before = self._level_before(start)
+        return bool(
+            before > self.level.trend[peak] and self.loss[peak] <= before + self.threshold * self.level.noise[peak]
+        )
+
     def _rate_reason(self, start: int, peak: int) -> str | None:
         jump = risen_rate(self._rows, start, max(3, self.level.window // 4))
         if jump is None:
@@ -319,8 +332,7 @@ class _Search:
     def _spike(self, start: int, peak: int, end: int) -> Spike:
         rows, level = self._rows, self.level
         peak = start + int(np.argmax(self.loss[start : end + 1]))
-        near = slice(max(0, start - max(_FEWEST, level.window // 8)), start)
-        before = float(np.median(self.loss[near])) if start else float(level.trend[0])
+        before = self._level_before(start)
         has_recovered = self._has_recovered(peak, end, before)
         # After a jump the running median is up with the loss, so the level from before is what was expected.
         expected = min(float(level.trend[peak]), before) + float(self.effect[peak])

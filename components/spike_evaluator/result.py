@@ -35,6 +35,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spikeguard.components.errors import InvalidDataError
+from spikeguard.components.imbalance_detector.batch_composition import check_batches
 from spikeguard.components.spike_evaluator.detection import DetectionConfig, SpikeFindings, detect_spikes
 from spikeguard.components.spike_evaluator.policy import SpikePolicy, Verdict, judge
 from spikeguard.components.training_curve import TrainingCurve
@@ -99,6 +100,7 @@ def evaluate(
     'stable'
     """
     findings = detect_spikes(curve, detection)
+    curve = dataclasses.replace(curve, notes=(*curve.notes, *(found.text for found in check_batches(curve))))
     passes = TrainingCurve.from_columns(kind="epoch", step=curve.validation_step, loss=curve.validation_loss)
     validation = detect_spikes(passes, detection) if len(passes) >= _FEWEST_VALIDATIONS else None
     compared = detect_spikes(baseline, detection) if baseline is not None else None

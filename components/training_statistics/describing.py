@@ -154,6 +154,7 @@ def _positions(numbers: NumberSummary) -> PositionStatistics:
         fence_upper=tuple(fence.upper if fence else math.nan for fence in ranges),
         skewness=tuple(numbers.moments.skewness.tolist()),
         finite=tuple(numbers.moments.weight.tolist()),
+        mean=tuple(numbers.moments.mean.tolist()),
     )
 
 

@@ -30,6 +30,8 @@ class PositionStatistics:
     skewness: tuple[float, ...]
     finite: tuple[float, ...]
     """Weight of the finite values."""
+    mean: tuple[float, ...]
+    """Of a vector of zeros and ones: the share of ones."""
 
 
 @dataclasses.dataclass(frozen=True)

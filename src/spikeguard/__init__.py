@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InvalidDataError,
         SpikeguardError,
     )
+    from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
     from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
+    from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
+    from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+    from spikeguard.components.imbalance_detector.component import ImbalanceDetector
+    from spikeguard.components.imbalance_detector.config import ImbalanceConfig
     from spikeguard.components.normalization_validator.component import NormalizationValidator
     from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "BatchFinding": "components.imbalance_detector.batch_composition",
+    "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
@@ -54,6 +61,8 @@ _MODULE_OF = {
     "GuardedTrainer": "components.guarded_trainer.component",
     "HtmlReport": "components.artifacts",
     "Huber": "components.guarded_trainer.losses",
+    "ImbalanceConfig": "components.imbalance_detector.config",
+    "ImbalanceDetector": "components.imbalance_detector.component",
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
@@ -61,6 +70,7 @@ _MODULE_OF = {
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
     "PreprocessingChoice": "components.preprocessing.choosing",
+    "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
@@ -72,10 +82,13 @@ _MODULE_OF = {
     "SplitStatistics": "components.training_statistics.reading",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "balanced_batches": "components.guarded_trainer.balancing",
+    "check_batches": "components.imbalance_detector.batch_composition",
     "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
     "learning_rate_range": "components.guarded_trainer.range_test",
     "preprocess": "components.preprocessing.choosing",
+    "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
     "read_training_statistics": "components.training_statistics.reading",
@@ -83,6 +96,8 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "BatchFinding",
+    "ClassBalance",
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
@@ -94,6 +109,8 @@ __all__ = [
     "GuardedTrainer",
     "HtmlReport",
     "Huber",
+    "ImbalanceConfig",
+    "ImbalanceDetector",
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
@@ -101,6 +118,7 @@ __all__ = [
     "OutlierModel",
     "PositionStatistics",
     "PreprocessingChoice",
+    "PriorCorrection",
     "Recipe",
     "RobustStatistics",
     "SmoothedCrossEntropy",
@@ -112,10 +130,13 @@ __all__ = [
     "SplitStatistics",
     "TrainingCurve",
     "TrainingStatistics",
+    "balanced_batches",
+    "check_batches",
     "choose_preprocessing",
     "detect_spikes",
     "learning_rate_range",
     "preprocess",
+    "read_class_weights",
     "read_curve",
     "read_curves",
     "read_training_statistics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from sklearn.datasets import load_diabetes, load_wine
+
+import spikeguard
 
 from .conftest import Run, readme_commands, shell
 
@@ -46,6 +49,28 @@ def test_own_classes_are_learned_and_pushed(wine_job: Run) -> None:
     # Ids are by falling frequency: Grignolino 71, Barolo 59, Barbera 48.
     truth = frame["target"].map({1: 0, 0: 1, 2: 2})
     assert (served.argmax(axis=1) == truth).mean() > 0.9
+
+
+def test_classes_of_own_data_are_counted(wine_job: Run) -> None:
+    balance = spikeguard.read_class_weights(wine_job.artifact("ImbalanceDetector", "class_weights"))
+    frame = load_wine(as_frame=True).frame["target"].map({0: "Barolo", 1: "Grignolino", 2: "Barbera"})
+    rows = {known.name: known.counts["train"] + known.counts["eval"] for known in balance.classes}
+    assert rows == frame.value_counts().to_dict()
+    ratio = max(known.counts["train"] for known in balance.classes) / min(
+        known.counts["train"] for known in balance.classes
+    )
+    assert f"3, the largest {ratio:.3g} times the smallest; chance in shuffled batches of 8 " in wine_job.output
+
+
+def test_weights_reach_the_trainer_by_name(wine_job: Run, clone: pathlib.Path) -> None:
+    (command,) = [line for line in readme_commands() if "--data" in line]
+    run = shell(f"{command} --balance weights --steps 60", clone)
+    assert run.status in (0, 3), run.errors
+    assert "Transform cached" in run.output
+    weights = spikeguard.read_class_weights(run.artifact("ImbalanceDetector", "class_weights")).weights
+    recipe = json.loads((run.artifact("GuardedTrainer", "model_run") / "recipe.json").read_text())
+    # Ids are by falling frequency.
+    assert recipe["recipe"]["class_weights"] == [weights[name] for name in ("Grignolino", "Barolo", "Barbera")]
 
 
 def test_log_of_another_tool_is_explained(clone: pathlib.Path) -> None:

@@ -368,9 +368,11 @@ def test_state_of_a_multiple_of_eight_returns_when_the_start_is_over() -> None:
 def test_steps_that_need_nothing_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """The short way through a quiet step against the full one."""
     rng = np.random.default_rng(3)
-    losses, norms = rng.uniform(0.9, 1.1, size=400), np.exp(0.3 * rng.uniform(-1.0, 1.0, size=400))
+    # 400 eventful steps, 200 calm ones, in which the guard looks at every 32nd only, and a few events more.
+    losses, norms = rng.uniform(0.9, 1.1, size=650), np.exp(0.3 * rng.uniform(-1.0, 1.0, size=650))
     losses[rng.choice(400, 10)], norms[rng.choice(400, 10)] = np.nan, 0.0
     norms[rng.choice(400, 30)] = 50.0
+    norms[600 + rng.choice(50, 5)], losses[640] = 50.0, np.nan
     found = []
     for start_steps in (128, 1000):
         monkeypatch.setattr(interventions, "_START_STEPS", start_steps)
@@ -485,6 +487,18 @@ def test_factor_multiplies_the_update(make: Any) -> None:
     assert float(keras.ops.convert_to_numpy(loop.optimizer.learning_rate)) == pytest.approx(rate, rel=0.01)
 
 
+def test_factor_rises_at_each_eighth_step_however_long_all_was_calm() -> None:
+    loop = _loop(shapes=_KERNEL)
+    for loss in [1.0] * 128 + [2.0] * 3:
+        loop.step(loss, norm=0.2)
+    assert loop.factor == 0.5
+    factors = []
+    for _ in range(160):
+        loop.step(1.0, norm=0.2)
+        factors.append(loop.factor)
+    np.testing.assert_allclose(factors, 2.0 ** (-1 + (np.arange(1, 161) // 8) * 8 / 1000), rtol=1e-4)
+
+
 @pytest.mark.parametrize(("back_offs", "speed"), [(1, 2.0), (2, 4.0)])
 def test_factor_doubles_ever_more_slowly_when_it_was_lowered_before(back_offs: int, speed: float) -> None:
     loop = _quick_loop()
@@ -530,6 +544,28 @@ def test_updates_are_measured_at_the_first_16_steps_and_each_eighth() -> None:
     np.testing.assert_allclose([changes[step - 1] for step in measured], _BOUND, rtol=1e-3)
     assert min(change for step, change in enumerate(changes, start=1) if step not in measured) > 4.0
     assert loop.factor == 1.0
+
+
+def _rate_jumps_after_calm(change: float) -> Loop:
+    """168 steps that each change the kernel by this share of the bound, then 64 of 16 times the bound."""
+    loop = _loop(shapes=_KERNEL, backs_off=False)
+    norm = change * _BOUND / RATE * np.sqrt(15 / 12)  # Of kernel and bias, 12 and 3 elements.
+    for step in range(168 + 64):
+        if step == 168:
+            loop.optimizer.learning_rate = RATE * 16 / change
+        loop.step(norm=norm)
+    return loop
+
+
+def test_updates_are_measured_at_each_32nd_step_while_all_is_calm() -> None:
+    # What was shortened is unusual: from there on every eighth is measured again.
+    steps = [step for step, _ in _rate_jumps_after_calm(0.1).events()]
+    assert steps == [192, 200, 208, 216, 224, 232]
+
+
+def test_updates_are_measured_at_each_eighth_step_when_they_come_near_the_bound() -> None:
+    steps = [step for step, _ in _rate_jumps_after_calm(0.5).events()]
+    assert steps == [176, 184, 192, 200, 208, 216, 224, 232]
 
 
 def test_velocity_is_shortened_too_when_it_would_repeat_the_step() -> None:

@@ -63,6 +63,30 @@ def test_steep_start_is_no_spike() -> None:
     assert findings.transient_points > 0
 
 
+def _alarmed(level: Floats, noise: Floats) -> int:
+    """Runs, of 40, with a spike. 0.4 are expected; 3 or more have a probability of 0.8 %."""
+    losses = (level + noise * np.random.default_rng(seed).normal(size=len(level)) for seed in range(40))
+    return sum(bool(detect_spikes(TrainingCurve.from_losses(loss)).spikes) for loss in losses)
+
+
+def test_noise_that_is_louder_at_the_start_is_no_spike() -> None:
+    steps = np.arange(20_000)
+    assert _alarmed(2.5 + 8.0 * (steps + 20.0) ** -0.35, 0.03 + 0.5 * (steps + 5.0) ** -0.6) <= 2
+
+
+def test_last_losses_above_a_step_down_are_no_spikes() -> None:
+    level = np.repeat([0.8, 0.4, 0.3], [1000, 500, 500])
+    level[:1000] += 1.5 * np.exp(-np.arange(1000) / 100)
+    assert _alarmed(level, 0.1 * level) <= 2
+
+
+def test_spike_is_found_when_it_is_the_last_loss_above_a_step_down() -> None:
+    loss = np.repeat([1.0, 0.5], 1000) * (1.0 + 0.1 * np.random.default_rng(0).normal(size=2000))
+    loss[999] = 3.0
+    (spike,) = detect_spikes(TrainingCurve.from_losses(loss)).spikes
+    assert (spike.peak_step, spike.recovered) == (1000, True)
+
+
 def test_neighbouring_steps_merge_into_one_event() -> None:
     loss = _decay(400, seed=2)
     loss[200:204] += [1.0, 4.0, 2.0, 1.0]
