@@ -64,6 +64,12 @@ class PipelineConfig:
         return f"spikeguard-{self.task}-{hashlib.sha256(problem.encode()).hexdigest()[:8]}"
 
     @property
+    def title(self) -> str:
+        """What the run is about, for people."""
+        name = self.data.pattern if "*" not in self.data.pattern else os.path.basename(self.data.folder)
+        return f"{self.label} of {name}"
+
+    @property
     def pipeline_root(self) -> str:
         return os.path.join(os.path.abspath(self.output), "pipelines", self.pipeline_name)
 

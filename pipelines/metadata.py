@@ -18,6 +18,15 @@ def latest_outputs(metadata_path: str, pipeline_name: str) -> dict[tuple[str, st
     return {}
 
 
+def latest_pipeline(metadata_path: str) -> str | None:
+    """Name of the pipeline whose execution was begun last; None where none ever was."""
+    store, execution = _open(metadata_path), newest_execution(metadata_path)
+    if execution is None:
+        return None
+    contexts = store.get_contexts_by_execution(execution.id)
+    return next((str(context.name) for context in contexts if context.type == "pipeline"), None)
+
+
 def newest_execution(metadata_path: str) -> mlmd.Execution | None:
     """The execution that was begun last, of any pipeline."""
     store = _open(metadata_path)

@@ -32,6 +32,7 @@ from spikeguard.components.imbalance_detector.config import ImbalanceConfig
 from spikeguard.components.normalization_validator.component import NormalizationValidator
 from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
+from spikeguard.components.stability_report.component import StabilityReport
 from spikeguard.components.training_statistics.component import TrainingStatistics
 from spikeguard.pipelines.config import PipelineConfig, categorical_columns, read_schema
 
@@ -149,6 +150,22 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
                     filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.serving_folder)
                 ),
             )
+    # Outside of the condition: a blocked push is when the report is needed most.
+    report = StabilityReport(
+        evaluation=spike_evaluator.outputs["evaluation"],
+        model_run=trainer.outputs["model_run"],
+        anomalies=[
+            validator.outputs["anomalies"]
+            for validator in (example_validator, *imbalance_detectors, *outlier_detectors, normalization)
+        ],
+        statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
+        class_weights=[detector.outputs["class_weights"] for detector in imbalance_detectors] or None,
+        infra_blessing=spike_evaluator.outputs["blessing"],
+        model_evaluation=evaluator.outputs["evaluation"],
+        model_blessing=evaluator.outputs["blessing"],
+        pushed_model=pusher.outputs["pushed_model"],
+        title=config.title,
+    )
     return Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.pipeline_root,
@@ -167,6 +184,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             blessed_model,
             evaluator,
             pusher,
+            report,
         ],
         enable_cache=config.is_cached,
         metadata_connection_config=sqlite_metadata_connection_config(config.metadata_path),

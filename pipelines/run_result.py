@@ -18,6 +18,7 @@ from spikeguard.components.imbalance_detector.class_balance import ClassBalance,
 from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
 from spikeguard.components.outlier_detector.summary import read_summary
 from spikeguard.components.spike_evaluator import result as spike_result
+from spikeguard.components.stability_report.content import PAGE_FILE
 from spikeguard.pipelines.metadata import latest_outputs
 
 # Nodes whose findings are told, in this order.
@@ -47,7 +48,7 @@ class RunResult:
     interventions: int
     """Steps in which the guard did something."""
     artifacts: dict[str, str]
-    """Folder of each artifact that a person may want to open, by what it is."""
+    """Path of each artifact that a person may want to open, by what it is."""
 
 
 def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
@@ -72,8 +73,10 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
     normalization = json.loads((pathlib.Path(normalization_uri) / NORMALIZATION_FILE).read_text())
     pushed = outputs.get(("pushed_model", "Pusher"))
     pushed_to = pushed.custom_properties["pushed_destination"].string_value if pushed else ""
-    outliers = outputs.get(("anomalies", "OutlierDetector"))
-    weights = ("class_weights", "ImbalanceDetector")
+    report = outputs.get(("report", "StabilityReport"))
+    if report is not None:
+        artifacts["report"] = str(pathlib.Path(report.uri) / PAGE_FILE)
+    outliers, weights = ("anomalies", "OutlierDetector"), ("class_weights", "ImbalanceDetector")
     return RunResult(
         evaluation=evaluation,
         normalization=normalization,
@@ -82,22 +85,12 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         anomalies=_anomalies(
             [outputs["anomalies", node].uri for node in _VALIDATORS if ("anomalies", node) in outputs]
         ),
-        outliers=outlier_sentence(read_summary(outliers.uri)) if outliers else None,
+        outliers=outlier_sentence(read_summary(outputs[outliers].uri)) if outliers in outputs else None,
         classes=_classes(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
         warnings=_warnings(artifacts),
         interventions=_interventions(artifacts),
-        artifacts={**artifacts, "findings": normalization_uri},
+        artifacts={**artifacts, "normalization": normalization_uri},
     )
-
-
-def _warnings(artifacts: dict[str, str]) -> tuple[str, ...]:
-    if "curve" not in artifacts:
-        return ()
-    return tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"])
-
-
-def _interventions(artifacts: dict[str, str]) -> int:
-    return int((read_curve(artifacts["curve"]).guard_action > 0).sum()) if "curve" in artifacts else 0
 
 
 def outlier_sentence(summary: dict[str, Any]) -> str:
@@ -126,6 +119,16 @@ def outlier_sentence(summary: dict[str, Any]) -> str:
     return text + (
         f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
     )
+
+
+def _warnings(artifacts: dict[str, str]) -> tuple[str, ...]:
+    if "curve" not in artifacts:
+        return ()
+    return tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"])
+
+
+def _interventions(artifacts: dict[str, str]) -> int:
+    return int((read_curve(artifacts["curve"]).guard_action > 0).sum()) if "curve" in artifacts else 0
 
 
 def _blocked_by(outputs: dict[tuple[str, str], mlmd.Artifact], evaluation: dict[str, Any] | None) -> str:

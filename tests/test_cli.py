@@ -60,7 +60,7 @@ def test_json_on_standard_output_is_nothing_else(tmp_path: pathlib.Path) -> None
     assert content["verdict"] == "unstable"
     (spike,) = content["spikes"]
     assert (spike["start_step"], spike["peak_step"], spike["end_step"], spike["recovered"]) == (901, 901, 901, True)
-    assert spike["causes"] == []
+    assert [cause["cause"] for cause in spike["causes"]] == ["unknown", "outliers", "learning_rate"]
 
 
 def test_files_are_written_beside_the_text(tmp_path: pathlib.Path) -> None:
@@ -72,7 +72,13 @@ def test_files_are_written_beside_the_text(tmp_path: pathlib.Path) -> None:
     assert "&lt;b&gt;.csv" in text
     assert "<b>" not in text
     assert text.count('<circle class="spike"') == 1
-    assert "http" not in text  # Nothing to load.
+    assert "This training run was unstable: 1 spike in the last 20% of the run" in text
+    # Sections without data are absent.
+    assert [title for title in ("Training curve", "Spikes") if f"<h2>{title}</h2>" in text] == [
+        "Training curve",
+        "Spikes",
+    ]
+    assert text.count("<h2>") == 2
 
 
 def test_policy_of_a_file_is_used(tmp_path: pathlib.Path) -> None:
@@ -132,18 +138,63 @@ def test_missing_path_and_missing_folder_for_the_output_are_named(tmp_path: path
     assert "no/a.json: No such file or directory." in result.output
 
 
-def test_start_needs_neither_tensorflow_nor_tfx_and_no_utf8_terminal(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("with_page", [False, True])
+def test_start_needs_neither_tensorflow_nor_tfx_and_no_utf8_terminal(tmp_path: pathlib.Path, with_page: bool) -> None:
+    unwanted = {"tensorflow", "tfx", "apache_beam", "keras", "pandas", "scipy", "pyarrow"}
+    unwanted |= set() if with_page else {"jinja2", "tensorflow_metadata"}
     code = (
         "import sys\nfrom spikeguard.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as done:\n    status = done.code\n"
-        "heavy = {'tensorflow', 'tfx', 'apache_beam', 'keras', 'pandas', 'scipy', 'pyarrow'} & set(sys.modules)\n"
+        f"heavy = {unwanted} & set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(status)"
     )
+    page = tmp_path / "page.html"
     done = subprocess.run(
-        [sys.executable, "-c", code, "explain", _log(tmp_path, _spiky())],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "explain",
+            _log(tmp_path, _spiky()),
+            *(["--html", str(page)] if with_page else []),
+        ],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         check=False,
     )
     assert done.returncode == 3, done.stderr
     assert b"1 spike in the last 20% of the run" in done.stdout
+    assert page.exists() == with_page
+
+
+def test_runs_and_logs_are_compared(tmp_path: pathlib.Path) -> None:
+    calm, wild = _log(tmp_path, _calm(), "calm.csv"), _log(tmp_path, _spiky(), "wild.csv")
+    page = tmp_path / "both.html"
+    result = CliRunner().invoke(main, ["compare", calm, wild, "--html", str(page)])
+    assert result.exit_code == 3, result.output
+    assert result.output.startswith("B is less stable than A: it is unstable where A is stable.\n")
+    assert "What differs in the recipe" not in page.read_text()
+    assert page.read_text().count('<path class="run') == 2
+    result = CliRunner().invoke(main, ["compare", wild, calm])
+    assert result.exit_code == 0
+    assert result.output.startswith("B is more stable than A")
+    result = CliRunner().invoke(main, ["compare", calm, str(tmp_path / "none.csv")])
+    assert result.exit_code == 2
+    assert "none.csv: does not exist" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "holds no metadata.sqlite. Give the output folder of local_runner.py."),
+        (b"no database", "cannot be read"),
+    ],
+)
+def test_folder_without_a_run_is_named(tmp_path: pathlib.Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "metadata.sqlite").write_bytes(content)
+    result = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert result.output.startswith("Error: ")
+    assert not (tmp_path / "report.html").exists()

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.guarded_trainer.guard_state import Counts, GuardAction, GuardEvent, Level
+from spikeguard.components.guarded_trainer.guard_action import GuardAction
+from spikeguard.components.guarded_trainer.guard_state import Counts, GuardEvent, Level
 from spikeguard.components.guarded_trainer.interventions import (
     LEAST_SQUARES,
     LOG_LENGTH,

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from spikeguard.components.guarded_trainer.guard_action import GuardAction
+
 # A rise of the level below this share of it is none, however quiet the losses were.
 _LEAST_RISE = 0.1
-
-
-class GuardAction(enum.IntFlag):
-    """What the guard did at a step, and why; 0 for a step that it left alone."""
-
-    SKIP = 1
-    """No update: weights, moments and the schedule's position stay as they were."""
-    CLIP = 2
-    """The gradients were scaled down to the norm's limit."""
-    BACK_OFF = 4
-    """The factor on the learning rate was halved."""
-    ROLLBACK = 8
-    """Weights and moments returned to the last good state."""
-    NON_FINITE_LOSS = 16
-    NON_FINITE_GRADIENT = 32
-    HIGH_GRADIENT_NORM = 64
-    HIGH_LOSS = 128
-    GAVE_UP = 256
-    """A rollback was due but all attempts were spent."""
-    LARGE_UPDATE = 512
-    """A layer would have changed by more than the bound."""
 
 
 class GuardEvent(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from spikeguard.components.guarded_trainer.guard_state import Counts, GuardAction, Level
+from spikeguard.components.guarded_trainer.guard_action import GuardAction
+from spikeguard.components.guarded_trainer.guard_state import Counts, Level
 
 # Steps of history that the levels are taken from, and the fewest that say something about a tail.
 WINDOW, _MIN_HISTORY = 64, 16

@@ -1,9 +1,8 @@
-"""Draws a training curve: in a terminal, and as SVG for a page."""
+"""Draws a training curve in a terminal."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 _DECADES = 100.0
 # Bits of a braille character's dots, from the top, left and right.
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-# Of the page's drawing, in its own units; losses stand left of the curve, steps below it.
-_WIDTH, _HEIGHT, _MARGIN, _LEFT, _BOTTOM = 960, 320, 8, 64, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,42 +99,3 @@ def _marks(evaluation: Evaluation, outline: _Outline, width: int) -> str:
     for column in outline.column_of[places] // 2:
         line[column] = "▲"
     return "".join(line).rstrip()
-
-
-def svg_plot(evaluation: Evaluation) -> str:
-    """The curve as an SVG element, with its level and a mark on each spike; "" where there is nothing to draw."""
-    curve, findings = evaluation.curve, evaluation.findings
-    if curve is None or findings is None or not np.isfinite(curve.loss).any():
-        return ""
-    outline = _outline(curve, _WIDTH - _LEFT - _MARGIN)
-    columns = len(outline.low)
-    x = _LEFT + (np.arange(columns) + 0.5) * (_WIDTH - _LEFT - _MARGIN) / columns
-
-    def y(values: Floats) -> Floats:
-        return np.asarray(_HEIGHT - _BOTTOM - outline.rise(values) * (_HEIGHT - _BOTTOM - _MARGIN))
-
-    def path(values: Floats, places: Floats) -> str:
-        is_known = np.isfinite(values)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(places[is_known], y(values[is_known]), strict=True))
-
-    area = path(np.concatenate([outline.high, outline.low[::-1]]), np.concatenate([x, x[::-1]]))
-    starts = np.searchsorted(outline.column_of, np.arange(columns))
-    level = findings.expected_loss[starts]
-    level = np.where((level >= np.nanmin(outline.low)) & (level <= np.nanmax(outline.high)), level, np.nan)
-    marks = []
-    for spike in findings.spikes:
-        place = int(np.flatnonzero(curve.step == spike.peak_step)[-1])
-        left, top = x[outline.column_of[place]], y(np.array([spike.loss_at_peak]))[0]
-        text = html.escape(f"{curve.kind} {spike.peak_step}: {spike.loss_at_peak:.4g}")
-        marks.append(f'<circle class="spike" cx="{left:.1f}" cy="{top:.1f}" r="5"><title>{text}</title></circle>')
-    edges = ((np.nanmax(outline.high), _MARGIN + 8), (np.nanmin(outline.low), _HEIGHT - _BOTTOM))
-    labels = [f'<text x="{_LEFT - 6}" y="{top}" text-anchor="end">{loss:.4g}</text>' for loss, top in edges]
-    labels += [
-        f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{curve.kind} {curve.step[0]}</text>',
-        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - 6}" text-anchor="end">{curve.kind} {curve.step[-1]}</text>',
-    ]
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="training loss by {curve.kind}">'
-        f'<polygon class="loss" points="{area}"/><polyline class="level" points="{path(level, x)}"/>'
-        f"{''.join(marks)}{''.join(labels)}</svg>"
-    )

@@ -18,19 +18,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spikeguard.components.artifacts import ClassWeights, HtmlReport, OutlierModel, SpikeEvaluation
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
-    from spikeguard.components.errors import (
-        InvalidArgumentError,
-        InvalidDataError,
-        SpikeguardError,
-    )
+    from spikeguard.components.errors import InvalidArgumentError, InvalidDataError, SpikeguardError
     from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
-    from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
+    from spikeguard.components.guarded_trainer.guard_action import GuardAction
+    from spikeguard.components.guarded_trainer.guard_state import GuardEvent
     from spikeguard.components.guarded_trainer.losses import GeneralizedCrossEntropy, Huber, SmoothedCrossEntropy
     from spikeguard.components.guarded_trainer.range_test import LearningRateRange, learning_rate_range
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+    from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
     from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
     from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
@@ -38,9 +36,12 @@ if TYPE_CHECKING:
     from spikeguard.components.imbalance_detector.config import ImbalanceConfig
     from spikeguard.components.normalization_validator.component import NormalizationValidator
     from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
+    from spikeguard.components.spike_evaluator.advice import Advice, advise
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
+    from spikeguard.components.stability_report.component import StabilityReport
+    from spikeguard.components.stability_report.report import Report, explain, read_report
     from spikeguard.components.training_curve import TrainingCurve
     from spikeguard.components.training_statistics.component import TrainingStatistics
     from spikeguard.components.training_statistics.reading import SplitStatistics, read_training_statistics
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "Advice": "components.spike_evaluator.advice",
     "BatchFinding": "components.imbalance_detector.batch_composition",
     "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
@@ -55,7 +57,7 @@ _MODULE_OF = {
     "DetectionConfig": "components.spike_evaluator.detection",
     "Fences": "components.training_statistics.robust_statistics",
     "GeneralizedCrossEntropy": "components.guarded_trainer.losses",
-    "GuardAction": "components.guarded_trainer.guard_state",
+    "GuardAction": "components.guarded_trainer.guard_action",
     "GuardEvent": "components.guarded_trainer.guard_state",
     "GuardedSchedule": "components.guarded_trainer.schedule",
     "GuardedTrainer": "components.guarded_trainer.component",
@@ -72,6 +74,8 @@ _MODULE_OF = {
     "PreprocessingChoice": "components.preprocessing.choosing",
     "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
+    "ReplayBudget": "components.guarded_trainer.replay_keeper",
+    "Report": "components.stability_report.report",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
     "SpikeEvaluation": "components.artifacts",
@@ -80,22 +84,27 @@ _MODULE_OF = {
     "SpikePolicy": "components.spike_evaluator.policy",
     "SpikeguardError": "components.errors",
     "SplitStatistics": "components.training_statistics.reading",
+    "StabilityReport": "components.stability_report.component",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "advise": "components.spike_evaluator.advice",
     "balanced_batches": "components.guarded_trainer.balancing",
     "check_batches": "components.imbalance_detector.batch_composition",
     "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
+    "explain": "components.stability_report.report",
     "learning_rate_range": "components.guarded_trainer.range_test",
     "preprocess": "components.preprocessing.choosing",
     "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
+    "read_report": "components.stability_report.report",
     "read_training_statistics": "components.training_statistics.reading",
     "warmup_steps_for": "components.guarded_trainer.schedule",
 }
 
 __all__ = [
+    "Advice",
     "BatchFinding",
     "ClassBalance",
     "ClassWeights",
@@ -120,6 +129,8 @@ __all__ = [
     "PreprocessingChoice",
     "PriorCorrection",
     "Recipe",
+    "ReplayBudget",
+    "Report",
     "RobustStatistics",
     "SmoothedCrossEntropy",
     "SpikeEvaluation",
@@ -128,17 +139,21 @@ __all__ = [
     "SpikePolicy",
     "SpikeguardError",
     "SplitStatistics",
+    "StabilityReport",
     "TrainingCurve",
     "TrainingStatistics",
+    "advise",
     "balanced_batches",
     "check_batches",
     "choose_preprocessing",
     "detect_spikes",
+    "explain",
     "learning_rate_range",
     "preprocess",
     "read_class_weights",
     "read_curve",
     "read_curves",
+    "read_report",
     "read_training_statistics",
     "warmup_steps_for",
 ]

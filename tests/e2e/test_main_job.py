@@ -29,6 +29,7 @@ NODES = [
     "LatestBlessedModel",
     "Evaluator",
     "Pusher",
+    "StabilityReport",
 ]
 
 
@@ -129,7 +130,7 @@ def test_naive_recipe_is_blocked_and_takes_over_what_is_unchanged(naive_job: Run
     assert naive_job.errors == ""
     for node in ("CsvExampleGen", "StatisticsGen", "ExampleValidator"):
         assert f"{node} cached in" in naive_job.output
-    for node in ("Transform", "GuardedTrainer", "SpikeEvaluator"):
+    for node in ("Transform", "GuardedTrainer", "SpikeEvaluator", "StabilityReport"):
         assert f"{node} done in" in naive_job.output
     for node in ("Evaluator", "Pusher"):
         assert f"{node} skipped in" in naive_job.output

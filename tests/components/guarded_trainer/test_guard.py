@@ -15,7 +15,8 @@ import tensorflow as tf
 import spikeguard
 from spikeguard.components.guarded_trainer import interventions
 from spikeguard.components.guarded_trainer.guard import SpikeGuard
-from spikeguard.components.guarded_trainer.guard_state import GuardAction, GuardEvent
+from spikeguard.components.guarded_trainer.guard_action import GuardAction
+from spikeguard.components.guarded_trainer.guard_state import GuardEvent
 
 A = GuardAction
 CALM = 64

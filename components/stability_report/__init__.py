@@ -1,0 +1,1 @@
+"""One page, and the same as JSON, of all that a run of training and its data checks found."""
