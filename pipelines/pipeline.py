@@ -117,6 +117,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         examples=examples,
         transform_graph=transform.outputs["transform_graph"],
         transformed_examples=transform.outputs["transformed_examples"],
+        statistics=None if config.outliers == "drop" else training_statistics.outputs["statistics"],
         label=config.label,
     )
     blessed_model = Resolver(
