@@ -135,7 +135,13 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             weight=weight,
             class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
         )
-        spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
+        spike_evaluator = SpikeEvaluator(
+            model_run=trainer.outputs["model_run"],
+            findings=[
+                normalization.outputs["anomalies"],
+                *(detector.outputs["anomalies"] for detector in outlier_detectors),
+            ],
+        )
         with Cond(_is_blessed(spike_evaluator)):
             evaluator = Evaluator(
                 examples=example_gen.outputs["examples"],
