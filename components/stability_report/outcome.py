@@ -11,6 +11,7 @@ from spikeguard.components.stability_report.sources import (
     INFRA_BLESSING,
     MODEL_BLESSING,
     PUSHED_MODEL,
+    SPIKE_EVALUATION,
     Source,
     of_type,
 )
@@ -36,11 +37,12 @@ def gates_of(
     sources: Sequence[Source], evaluation: Json | None, metrics: Sequence[Json], has_pusher: bool
 ) -> list[Json]:
     """Every gate's outcome, in the order in which they stand."""
+    # The curve's own gate is told of below, from its evaluation.
+    judges = {source.node for source in of_type(sources, SPIKE_EVALUATION)}
     gates = [
         _gate(source.node or "A validator", source.is_blessed, str(source.properties.get("reasons", "")))
         for source in of_type(sources, INFRA_BLESSING)
-        # The curve's own gate is told of below, from its evaluation.
-        if "verdict" not in source.properties or evaluation is None
+        if source.node not in judges or evaluation is None
     ]
     if evaluation is not None:
         gates.append(_gate("SpikeEvaluator", bool(evaluation.get("blessed")), "; ".join(_blocked_by(evaluation))))

@@ -52,13 +52,16 @@ def test_sentence_tells_outcome_and_reason(
 
 
 def test_gates_stand_in_order_and_the_curve_s_own_stands_once() -> None:
-    gates = gates_of([CURVE, BLESSED, PUSHED], STABLE, [], has_pusher=True)
+    evaluation = Source("spikeguard.SpikeEvaluation", "/e", "SpikeEvaluator")
+    scaled = Source("InfraBlessing", "/n", "NormalizationValidator", properties={"blessed": 1, "verdict": "proven"})
+    gates = gates_of([scaled, CURVE, evaluation, BLESSED, PUSHED], STABLE, [], has_pusher=True)
     assert [(gate["gate"], gate["outcome"]) for gate in gates] == [
+        ("NormalizationValidator", "passed"),
         ("SpikeEvaluator", "passed"),
         ("Evaluator", "passed"),
         ("Pusher", "passed"),
     ]
-    assert gates[2]["reason"] == "pushed to /serving/1"
+    assert gates[3]["reason"] == "pushed to /serving/1"
     assert gates_of([], STABLE, [], has_pusher=True)[-1]["outcome"] == "skipped"
 
 
