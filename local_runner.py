@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
@@ -67,6 +67,11 @@ DATA_TASKS = ("regression", "classification")
     metavar="ARG",
     help="Beam pipeline argument, such as --beam-arg=--direct_num_workers=2. Repeatable.",
 )
+@click.option(
+    "--apply-advice",
+    is_flag=True,
+    help="Where the curve has spikes, run again with what is advised against their causes, and show both curves.",
+)
 @click.option("--no-cache", is_flag=True, help="Run every step again.")
 def command(
     data: str | None,
@@ -80,6 +85,7 @@ def command(
     outliers: str,
     steps: int | None,
     beam_args: tuple[str, ...],
+    apply_advice: bool,
     no_cache: bool,
 ) -> int:
     """Trains on CSV data with TFX, judges the true loss curve, and pushes the model only when the curve is stable.
@@ -95,7 +101,8 @@ def command(
         config = _flights_config(label, task or "delay", schema, months, recipe, output)
     else:
         config = _data_config(data, label, task, schema, months, recipe, output)
-    return run(_with_options(config, steps, outliers, balance, beam_args, no_cache))
+    config = _with_options(config, steps, outliers, balance, beam_args, no_cache)
+    return run_with_advice(config) if apply_advice else run(config)
 
 
 def _flights_config(
@@ -190,22 +197,57 @@ def run(config: PipelineConfig) -> int:
     return PUSHED if result.pushed_to else NOT_PUSHED
 
 
+def run_with_advice(config: PipelineConfig) -> int:
+    """Runs the pipeline, and where its curve has spikes once more with the advice against their causes.
+
+    Prints both summaries, the changes and both curves; returns the exit status of the last run.
+    """
+    from spikeguard.components.spike_evaluator.advice import advise
+    from spikeguard.pipelines.advised import advised
+    from spikeguard.pipelines.local_run import run_locally
+
+    before = run_locally(config)
+    _print_summary(config, before)
+    changes = advise(before.evaluation) if before.evaluation is not None else ()
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if not changes:
+        reason = "nothing was trained" if before.evaluation is None else "the curve has no spikes"
+        console.print(f"\nNothing is advised: {reason}.")
+        return PUSHED if before.pushed_to else NOT_PUSHED
+    config, left = advised(config, changes)
+    console.print("\nAdvised, and applied in a second run:")
+    for number, change in enumerate(changes, 1):
+        spikes = f" ({change.cause.replace('_', ' ')}: {change.spikes} of the spikes, {change.verified} verified)"
+        console.print(f"  {number}. {change.text}{spikes if change.spikes else ''}")
+    for sentence in left:
+        console.print(f"  not applied: {sentence}")
+    after = run_locally(config)
+    _print_summary(config, after)
+    if after.evaluation is None:
+        return NOT_PUSHED
+    for name, result in (("before", before), ("after", after)):
+        console.print(f"\n{name}:\n{_drawn(result)}")
+    count = len(after.evaluation["spikes"])
+    steps = ", ".join(str(spike["peak_step"]) for spike in after.evaluation["spikes"][:10])
+    console.print(f"\nSpikes left: {count}, at step {steps}." if count else "\nThe spikes are gone.")
+    return PUSHED if after.pushed_to else NOT_PUSHED
+
+
+def _drawn(result: RunResult) -> str:
+    from spikeguard.components.curve_readers.reading import read_curve
+    from spikeguard.components.spike_evaluator.plot import terminal_plot
+    from spikeguard.components.spike_evaluator.result import evaluate
+
+    return terminal_plot(evaluate(read_curve(result.artifacts["curve"])), 86)
+
+
 def _print_summary(config: PipelineConfig, result: RunResult) -> None:
-    evaluation = result.evaluation
-    spikes = evaluation["spikes"]
-    highest = max(spikes, key=lambda spike: spike["height"], default=None)
-    spikes_text = str(len(spikes))
-    if highest:
-        spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
-    points = evaluation["curve"]["points"] if evaluation["curve"] else 0
     rows = [
-        ("verdict", f"{evaluation['verdict']} over {points} steps"),
-        ("spikes", spikes_text),
-        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
-        *((("classes", result.classes),) if result.classes else ()),
-        *(("recipe", warning) for warning in result.warnings),
+        *_curve_rows(config, result),
         ("data", "; ".join(result.anomalies) or "as the schema says"),
+        *((("classes", result.classes),) if result.classes else ()),
         ("outliers", result.outliers or "not looked for"),
+        ("scaling", _scaling_text(result.normalization)),
         ("pushed", result.pushed_to or f"no: {result.blocked_by}"),
         *result.artifacts.items(),
         ("log", os.path.join(os.path.abspath(config.output), "run.log")),
@@ -214,6 +256,47 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     console.print()
     for name, text in rows:
         console.print(f"{name:>10}  {text}")
+
+
+def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, str]]:
+    evaluation = result.evaluation
+    if evaluation is None:
+        return [("verdict", "nothing was trained")]
+    spikes = evaluation["spikes"]
+    highest = max(spikes, key=lambda spike: spike["height"], default=None)
+    spikes_text = str(len(spikes))
+    if highest:
+        spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
+    points = evaluation["curve"]["points"] if evaluation["curve"] else 0
+    return [
+        ("verdict", f"{evaluation['verdict']} over {points} steps"),
+        ("spikes", spikes_text),
+        *(("cause", line) for line in _cause_of(highest)),
+        ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
+        *(("recipe", warning) for warning in result.warnings),
+    ]
+
+
+def _scaling_text(normalization: dict[str, Any]) -> str:
+    """What NormalizationValidator found, in one line: its verdict, and the features that it warns of."""
+    warned = [
+        feature["name"]
+        for feature in normalization["features"]
+        if any(check["severity"] == "WARNING" for check in feature["checks"])
+    ]
+    text = {
+        "proven": "every constant that is fitted comes from the train split alone",
+        "undecidable": "no constant is known to come from other rows than the train split's",
+        "refuted": "not sound",
+        "failed": "could not be validated",
+    }[normalization["verdict"]]
+    return text + (f"; warnings for {', '.join(warned)}" if warned else "")
+
+
+def _cause_of(spike: dict[str, Any] | None) -> list[str]:
+    """The first cause of a spike in a line; none where none was sought."""
+    first = spike["causes"][0] if spike and spike["causes"] else None
+    return [f"{first['status']}: {first['cause'].replace('_', ' ')}, {first['text']}"] if first else []
 
 
 def main(args: list[str] | None = None) -> int:

@@ -13,9 +13,11 @@ from tfx.components import (
     Transform,
 )
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.experimental.conditionals.conditional import Cond
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.dsl.placeholder.placeholder import Predicate
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, pusher_pb2, transform_pb2
@@ -27,6 +29,7 @@ from spikeguard.components.guarded_trainer.recipe import Task
 from spikeguard.components.guarded_trainer.serving import SERVING_SIGNATURE, TRANSFORM_SIGNATURE
 from spikeguard.components.imbalance_detector.component import ImbalanceDetector
 from spikeguard.components.imbalance_detector.config import ImbalanceConfig
+from spikeguard.components.normalization_validator.component import NormalizationValidator
 from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.spike_evaluator.component import SpikeEvaluator
 from spikeguard.components.stability_report.component import StabilityReport
@@ -109,43 +112,50 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         # StatisticsGen has described the raw data; describing them again here took a third of Transform's time.
         disable_statistics=True,
     )
-    trainer = GuardedTrainer(
-        examples=transform.outputs["transformed_examples"],
+    normalization = NormalizationValidator(
+        examples=examples,
         transform_graph=transform.outputs["transform_graph"],
+        transformed_examples=transform.outputs["transformed_examples"],
         label=config.label,
-        task=config.task,
-        recipe=config.recipe,
-        weight=weight,
-        class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
     )
-    spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
     blessed_model = Resolver(
         strategy_class=LatestBlessedModelStrategy,
         model=Channel(type=standard_artifacts.Model),
         model_blessing=Channel(type=standard_artifacts.ModelBlessing),
     ).with_id("LatestBlessedModel")
-    with Cond(spike_evaluator.outputs["blessing"].future()[0].custom_property("blessed") == 1):
-        evaluator = Evaluator(
-            examples=example_gen.outputs["examples"],
-            model=trainer.outputs["model"],
-            baseline_model=blessed_model.outputs["model"],
-            eval_config=eval_config(config.label, config.task),
+    with Cond(_is_blessed(normalization)):
+        trainer = GuardedTrainer(
+            examples=transform.outputs["transformed_examples"],
+            transform_graph=transform.outputs["transform_graph"],
+            label=config.label,
+            task=config.task,
+            recipe=config.recipe,
+            weight=weight,
+            class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
         )
-        pusher = Pusher(
-            model=trainer.outputs["model"],
-            model_blessing=evaluator.outputs["blessing"],
-            infra_blessing=spike_evaluator.outputs["blessing"],
-            push_destination=pusher_pb2.PushDestination(
-                filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.serving_folder)
-            ),
-        )
+        spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
+        with Cond(_is_blessed(spike_evaluator)):
+            evaluator = Evaluator(
+                examples=example_gen.outputs["examples"],
+                model=trainer.outputs["model"],
+                baseline_model=blessed_model.outputs["model"],
+                eval_config=eval_config(config.label, config.task),
+            )
+            pusher = Pusher(
+                model=trainer.outputs["model"],
+                model_blessing=evaluator.outputs["blessing"],
+                infra_blessing=spike_evaluator.outputs["blessing"],
+                push_destination=pusher_pb2.PushDestination(
+                    filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.serving_folder)
+                ),
+            )
     # Outside of the condition: a blocked push is when the report is needed most.
     report = StabilityReport(
         evaluation=spike_evaluator.outputs["evaluation"],
         model_run=trainer.outputs["model_run"],
         anomalies=[
             validator.outputs["anomalies"]
-            for validator in (example_validator, *imbalance_detectors, *outlier_detectors)
+            for validator in (example_validator, *imbalance_detectors, *outlier_detectors, normalization)
         ],
         statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
         class_weights=[detector.outputs["class_weights"] for detector in imbalance_detectors] or None,
@@ -167,6 +177,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             *imbalance_detectors,
             *outlier_detectors,
             transform,
+            normalization,
             trainer,
             spike_evaluator,
             blessed_model,
@@ -178,6 +189,11 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         metadata_connection_config=sqlite_metadata_connection_config(config.metadata_path),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _is_blessed(component: BaseComponent) -> Predicate:
+    """Holds where the component's InfraBlessing says so; what depends on it does not run otherwise."""
+    return component.outputs["blessing"].future()[0].custom_property("blessed") == 1
 
 
 def eval_config(label: str, task: Task) -> tfma.EvalConfig:

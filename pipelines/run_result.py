@@ -15,6 +15,7 @@ from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.imbalance_detector.advice import percent
 from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
 from spikeguard.components.outlier_detector.summary import read_summary
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.components.stability_report.content import PAGE_FILE
@@ -28,8 +29,10 @@ _VALIDATORS = ("ExampleValidator", "ImbalanceDetector")
 class RunResult:
     """The end of one run."""
 
-    evaluation: dict[str, Any]
-    """SpikeEvaluator's verdict, as `evaluation.json` has it."""
+    evaluation: dict[str, Any] | None
+    """SpikeEvaluator's verdict, as `evaluation.json` has it; None where nothing was trained."""
+    normalization: dict[str, Any]
+    """NormalizationValidator's verdict, as `normalization.json` has it."""
     pushed_to: str | None
     """Folder of the pushed model; None where nothing was pushed."""
     blocked_by: str | None
@@ -53,37 +56,40 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
 
     Args:
       metadata_path: the SQLite file.
-      pipeline_name: the pipeline; its latest run must have come as far as SpikeEvaluator.
+      pipeline_name: the pipeline; its latest run must have come as far as NormalizationValidator.
     """
     outputs = latest_outputs(metadata_path, pipeline_name)
-    evaluation = spike_result.read(outputs["evaluation", "SpikeEvaluator"].uri)
+    normalization_uri = outputs["anomalies", "NormalizationValidator"].uri
+    artifacts = {
+        name: outputs[key].uri
+        for name, key in (
+            ("curve", ("model_run", "GuardedTrainer")),
+            ("evaluation", ("evaluation", "SpikeEvaluator")),
+            ("model", ("model", "GuardedTrainer")),
+        )
+        if key in outputs
+    }
+    evaluation = spike_result.read(artifacts["evaluation"]) if "evaluation" in artifacts else None
+    normalization = json.loads((pathlib.Path(normalization_uri) / NORMALIZATION_FILE).read_text())
     pushed = outputs.get(("pushed_model", "Pusher"))
     pushed_to = pushed.custom_properties["pushed_destination"].string_value if pushed else ""
-    model_blessing = outputs.get(("blessing", "Evaluator"))
-    outliers = outputs.get(("anomalies", "OutlierDetector"))
-    weights = ("class_weights", "ImbalanceDetector")
-    artifacts = {
-        "curve": outputs["model_run", "GuardedTrainer"].uri,
-        "evaluation": outputs["evaluation", "SpikeEvaluator"].uri,
-        "model": outputs["model", "GuardedTrainer"].uri,
-    }
     report = outputs.get(("report", "StabilityReport"))
     if report is not None:
         artifacts["report"] = str(pathlib.Path(report.uri) / PAGE_FILE)
+    outliers, weights = ("anomalies", "OutlierDetector"), ("class_weights", "ImbalanceDetector")
     return RunResult(
         evaluation=evaluation,
+        normalization=normalization,
         pushed_to=pushed_to or None,
-        blocked_by=None
-        if pushed_to
-        else _blocked_by(evaluation, model_blessing, outputs.get(("evaluation", "Evaluator"))),
+        blocked_by=None if pushed_to else _blocked_by(outputs, evaluation),
         anomalies=_anomalies(
             [outputs["anomalies", node].uri for node in _VALIDATORS if ("anomalies", node) in outputs]
         ),
-        outliers=outlier_sentence(read_summary(outliers.uri)) if outliers else None,
+        outliers=outlier_sentence(read_summary(outputs[outliers].uri)) if outliers in outputs else None,
         classes=_classes(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
-        warnings=tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"]),
-        interventions=int((read_curve(artifacts["curve"]).guard_action > 0).sum()),
-        artifacts=artifacts,
+        warnings=_warnings(artifacts),
+        interventions=_interventions(artifacts),
+        artifacts={**artifacts, "normalization": normalization_uri},
     )
 
 
@@ -115,9 +121,23 @@ def outlier_sentence(summary: dict[str, Any]) -> str:
     )
 
 
-def _blocked_by(evaluation: dict[str, Any], blessing: mlmd.Artifact | None, metrics: mlmd.Artifact | None) -> str:
+def _warnings(artifacts: dict[str, str]) -> tuple[str, ...]:
+    if "curve" not in artifacts:
+        return ()
+    return tuple(json.loads((pathlib.Path(artifacts["curve"]) / RECIPE_FILE).read_text())["warnings"])
+
+
+def _interventions(artifacts: dict[str, str]) -> int:
+    return int((read_curve(artifacts["curve"]).guard_action > 0).sum()) if "curve" in artifacts else 0
+
+
+def _blocked_by(outputs: dict[tuple[str, str], mlmd.Artifact], evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        reasons = outputs["blessing", "NormalizationValidator"].custom_properties["reasons"].string_value
+        return f"the normalization is not sound, so nothing was trained: {reasons}"
     if evaluation["verdict"] != "stable":
         return f"the training curve is {evaluation['verdict']}: {'; '.join(evaluation['reasons'])}"
+    blessing, metrics = outputs.get(("blessing", "Evaluator")), outputs.get(("evaluation", "Evaluator"))
     if blessing is not None and metrics is not None and blessing.custom_properties["blessed"].int_value != 1:
         return f"Evaluator did not bless the model: {_failed_metrics(metrics.uri)}"
     return "Pusher pushed nothing"

@@ -60,7 +60,7 @@ def test_json_on_standard_output_is_nothing_else(tmp_path: pathlib.Path) -> None
     assert content["verdict"] == "unstable"
     (spike,) = content["spikes"]
     assert (spike["start_step"], spike["peak_step"], spike["end_step"], spike["recovered"]) == (901, 901, 901, True)
-    assert spike["causes"] == []
+    assert [cause["cause"] for cause in spike["causes"]] == ["unknown", "outliers", "learning_rate"]
 
 
 def test_files_are_written_beside_the_text(tmp_path: pathlib.Path) -> None:

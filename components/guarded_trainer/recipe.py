@@ -86,6 +86,9 @@ class Recipe:
     """Steps per block of the recorded curve, the most that a killed run loses; >= 1."""
     worst_examples: int = 5
     """Examples with the largest loss that are recorded per step; >= 0."""
+    replays_spikes: bool = True
+    """Whether states and batches of high losses are kept and replayed after the training, to verify what caused them; it
+    takes at most a tenth of the training's time or three seconds."""
     seed: int = 0
     """Seed of the weights and of the order of the rows; >= 0."""
 

@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import pathlib
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,8 @@ import tensorflow as tf
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.guard import guard_of, steps_done
 from spikeguard.components.guarded_trainer.recording import Ring, StepRecording
+from spikeguard.components.guarded_trainer.replay import replay_kept
+from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget, ReplayKeeper
 from spikeguard.components.guarded_trainer.scalars import ScalarWriter
 from spikeguard.components.recorded_curve import STEP_SCHEMA, VALIDATION_SCHEMA, cut_curve, write_block
 from spikeguard.components.training_curve import CURVE_FOLDER
@@ -58,6 +61,7 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         worst_examples: int = 5,
         id_key: str = "example_id",
         resumes: bool = False,
+        replay: bool | ReplayBudget = False,
     ) -> None:
         """Prepares the recorder.
 
@@ -69,6 +73,9 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
           id_key: key under which dict inputs carry an integer id per example.
           resumes: whether to continue the curve in `log_dir`, from the step that the restored optimizer has reached.
             Later steps in the folder are dropped: they are run again.
+          replay: whether the state and the batches of high losses are kept, and replayed after the training with one thing
+            changed at a time, to verify what caused them; a budget, or True for `ReplayBudget()`. What the training does
+            stays the same.
 
         Raises:
           InvalidArgumentError: `log_dir` cannot be written or holds a curve, or a number is out of range.
@@ -89,6 +96,10 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._flushed = 0  # Steps on disk.
         self._epochs: list[tuple[int, int, int]] = []  # (steps recorded when the epoch began, epoch, position there)
         self._validations: list[tuple[int, int, float]] = []  # (step, epoch, loss), not on disk
+        budget = replay if isinstance(replay, ReplayBudget) else ReplayBudget()
+        self._replay_budget = budget
+        self._keeper = ReplayKeeper(self._log_dir, budget) if replay else None
+        self._until_look, self._looked, self._began = 0, 0, 0.0
         self._capacity = 0
         self._ring: Ring | None = None
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="recorded_steps")
@@ -106,7 +117,8 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             earlier.remove()
             model.train_function = None
             self.flush()
-        self._capacity = self._block_steps + 2 * max(1, int(model.steps_per_execution))
+        kept = self._block_steps if self._keeper is None else max(self._block_steps, self._replay_budget.state_steps)
+        self._capacity = kept + 2 * max(1, int(model.steps_per_execution))
         guard = guard_of(model.optimizer)
         if guard is not None:
             guard.protect(model.non_trainable_variables)
@@ -115,8 +127,12 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             model.train_function = self._recorded_function
         else:
             model.train_function = None
-            self._recording = StepRecording(model, self._step, self._ring_of, self._worst, self._id_key)
+            rows = self._keeper.rows if self._keeper is not None else None
+            self._recording = StepRecording(model, self._step, self._ring_of, self._worst, self._id_key, rows)
         self._recording.install()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._began = time.monotonic()
 
     def _ring_of(self, worst: int, classes: int) -> Ring:
         """The ring of this width: of another width, or too short, it is replaced. Nothing is pending when a trace begins."""
@@ -128,6 +144,10 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         position = self._resume(epoch) if self._is_resumed else 0
         self._epochs.append((self._recorded(), epoch, position))
+        if self._keeper is not None and self._until_look == 0:
+            self._looked = self._recorded()
+            self._keeper.begin(self.model, self._looked)
+            self._until_look = self._replay_budget.state_steps
 
     def _resume(self, epoch: int) -> int:
         """Goes on where the training is: by the first epoch, whoever restores it has done so. Returns the position there."""
@@ -140,7 +160,12 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         return int(curve.position[-1]) + 1 if len(curve) and curve.epoch[-1] == epoch else 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._pending += max(1, int(self.model.steps_per_execution))
+        steps = max(1, int(self.model.steps_per_execution))
+        self._pending += steps
+        if self._keeper is not None:
+            self._until_look -= steps
+            if self._until_look <= 0:
+                self._look()
         if self._pending >= self._block_steps:
             self.flush()
 
@@ -149,10 +174,25 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         if loss is not None:
             self._validations.append((self._recorded(), epoch, float(loss)))
 
+    def _look(self) -> None:
+        """Shows the keeper of replays the steps since its last look."""
+        done = self._recorded()
+        if self._keeper is not None and self._ring is not None and done > self._looked:
+            columns = self._ring.columns(np.arange(self._looked, done))
+            self._keeper.on_steps(done, columns)
+            self._until_look = self._keeper.interval
+        self._looked = done
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.flush()
         if self._recording is not None:
             self._recording.remove()
+        if self._keeper is not None:
+            self._look()
+            classes = self._ring.classes if self._ring is not None else 0
+            seconds = time.monotonic() - self._began
+            replay_kept(self.model, self._keeper, self._replay_budget, seconds, classes)
+            self._until_look = 0
         self._recorded_function = self.model.train_function
         self.model.train_function = self._placeholder = _Retrace(self.model)
         if self._scalars is not None:

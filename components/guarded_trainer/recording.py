@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.guard import chain, guard_of, half_squares
+from spikeguard.components.guarded_trainer.kept_rows import KeptRows
 
 # Each operation in a small step costs a thousandth of it, so norms leave the graph as the halves of their squares, which
 # are one operation per weight; the rest of the arithmetic is done for a whole block at once.
@@ -72,7 +73,13 @@ class StepRecording:
     """Wraps a model's train step, loss and optimizer so that each step writes its record, from `install` to `remove`."""
 
     def __init__(
-        self, model: keras.Model, step: tf.Variable, ring_of: Callable[[int, int], Ring], worst: int, id_key: str
+        self,
+        model: keras.Model,
+        step: tf.Variable,
+        ring_of: Callable[[int, int], Ring],
+        worst: int,
+        id_key: str,
+        rows: KeptRows | None = None,
     ) -> None:
         """Prepares the wrappers.
 
@@ -82,7 +89,9 @@ class StepRecording:
           ring_of: gives the ring for (worst examples, classes) when the step is traced.
           worst: examples to keep per step.
           id_key: key of the examples' ids in dict inputs.
+          rows: where the rows of the batches are kept; None: nowhere.
         """
+        self._rows = rows
         self._model, self._step, self._ring_of, self._worst, self._id_key = model, step, ring_of, worst, id_key
         self._optimizers = chain(model.optimizer)
         self._seen: dict[str, Any] = {}
@@ -108,6 +117,8 @@ class StepRecording:
     def _recorded_train_step(self, data: Any) -> Any:
         self._seen.clear()
         data, ids = _without_ids(data, self._id_key)
+        if self._rows is not None:
+            self._rows.keep(data, ids)
         result = self._train_step(data)
         if "loss" not in self._seen:
             raise InvalidArgumentError(
@@ -147,12 +158,12 @@ class StepRecording:
         if isinstance(y, tf.Tensor) and (y.dtype.is_floating or y.dtype.is_integer or y.dtype.is_bool):
             seen["label_mean"] = tf.reduce_mean(tf.cast(y, tf.float32))
             if isinstance(y_pred, tf.Tensor):
-                loss = _single(self._model.loss)
+                loss = single(self._model.loss)
                 counts = _class_counts(loss, y, y_pred)
                 if counts is not None:
                     seen["class_counts"] = counts
                 weights = kwargs.get("sample_weight", args[0] if args else None)
-                losses = _example_losses(loss, y, y_pred, weights) if self._worst else None
+                losses = example_losses(loss, y, y_pred, weights) if self._worst else None
                 if losses is not None:
                     seen["example_losses"] = losses
         return total
@@ -226,13 +237,13 @@ def _scalar(value: Any) -> tf.Tensor:
     return value if value.shape.rank == 0 else tf.reshape(value, [])
 
 
-def _single(loss: Any) -> Any:
+def single(loss: Any) -> Any:
     """The loss of a model with one output, out of the list or dict that it may be given in."""
     parts = list(loss.values()) if isinstance(loss, dict) else list(loss) if isinstance(loss, list | tuple) else [loss]
     return parts[0] if len(parts) == 1 else None
 
 
-def _example_losses(loss: Any, y: tf.Tensor, y_pred: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor | None:
+def example_losses(loss: Any, y: tf.Tensor, y_pred: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor | None:
     """Loss of each example, weighted as in the batch loss. Shape (batch,); None where the loss has no such parts."""
     if loss is None:
         return None

@@ -271,7 +271,11 @@ def _fit(
     state = TrainingState(job.state_dir, model, job.run_dir) if job.state_dir else None
     done = state.restore() if state else 0
     recorder = CurveRecorder(
-        job.run_dir, block_steps=recipe.block_steps, worst_examples=recipe.worst_examples, resumes=done > 0
+        job.run_dir,
+        block_steps=recipe.block_steps,
+        worst_examples=recipe.worst_examples,
+        resumes=done > 0,
+        replay=recipe.replays_spikes,
     )
     callbacks = [recorder, _StopAfter(recipe.steps - done)]
     if state is not None:

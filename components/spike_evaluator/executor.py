@@ -18,6 +18,7 @@ from spikeguard.components.blessing import bless
 from spikeguard.components.curve_readers.reading import read_curve, read_curves
 from spikeguard.components.errors import SpikeguardError
 from spikeguard.components.spike_evaluator import result
+from spikeguard.components.spike_evaluator.causes.replays import read_replays, read_tables
 from spikeguard.components.spike_evaluator.detection import DetectionConfig
 from spikeguard.components.spike_evaluator.policy import SpikePolicy
 from spikeguard.components.training_curve import TrainingCurve
@@ -48,7 +49,9 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
             objections += _infra_objections(input_dict["infra_blessing"])
         if "anomalies" in input_dict:
             objections += _anomaly_objections(input_dict["anomalies"])
-        evaluation = dataclasses.replace(_evaluate(model_run.uri, detection, policy, baseline), objections=objections)
+        evaluation = _evaluate(model_run.uri, detection, policy, baseline)
+        evaluation = _attribute(evaluation, model_run.uri, input_dict.get("anomalies", []))
+        evaluation = dataclasses.replace(evaluation, objections=objections)
         logger.info("The curve is %s. %s", evaluation.verdict, "; ".join(evaluation.blocked_by))
         result.write(evaluation, artifact_utils.get_single_uri(output_dict["evaluation"]))
         bless(
@@ -69,6 +72,16 @@ def _evaluate(
     except Exception as error:  # The gate fails closed: an exception here would abort the run and lose the verdict.
         logger.exception("The curve could not be evaluated")
         return result.unreadable(f"the curve could not be evaluated: {_told(error)}")
+
+
+def _attribute(evaluation: result.Evaluation, model_run_uri: str, anomalies: Sequence[Artifact]) -> result.Evaluation:
+    """The evaluation with causes; what goes wrong here changes no verdict."""
+    try:
+        replays, notes = read_replays(model_run_uri)
+        return result.with_causes(evaluation, replays, notes, read_tables([one.uri for one in anomalies]))
+    except Exception as error:
+        logger.exception("The causes could not be found")
+        return dataclasses.replace(evaluation, replay_notes=(f"the causes could not be found: {_told(error)}",))
 
 
 def _read_baseline(runs: Sequence[Artifact], model_run: Artifact) -> tuple[TrainingCurve | None, tuple[str, ...]]:

@@ -10,7 +10,8 @@
      "curve": {"points", "first_step", "last_step", "kind": "step" | "epoch",
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
-                 "peak_epoch": number or null, "causes": [{"cause", "status", "score", "evidence", "remedy"}]}],
+                 "peak_epoch": number or null, "causes": [cause, ...], the most likely first}],
+     "course": as one of "spikes", where the run diverged, or null where it did not or a spike tells of it,
      "explained": [{"start_step", "peak_step", "end_step", "reason"}],
      "validation_spikes": as "spikes", without causes,
      "levels": {"first", "best", "final", "noise"}, null where unknown,
@@ -20,6 +21,18 @@
      "notes": [sentence, ...],
      "run": name of the run that all this is about, "" where it has none,
      "runs": [{"run", "verdict"}]}
+
+A cause, as `causes.ranking` finds it, is
+
+    {"cause": "outliers" | "imbalance" | "normalization" | "learning_rate" | "batch_size" | "regularization" | "numerics"
+              | "unknown",
+     "status": "verified" (a replay without it has no spike) | "likely" (evidence alone) | "unknown" (too little of it),
+     "score": in [0, 1], from 0.5 on likely,
+     "evidence": {name: number or null},
+     "text": the evidence and what the replay said, in a sentence,
+     "rows": [{"example_id", "step", "loss", "feature", "value", "lower", "upper"}], null where unknown,
+     "remedy": {"text", "recipe": {field of Recipe: value}, "pipeline": {field of PipelineConfig: value}, "flags": [flag of local_runner.py, ...]},
+     "replay": {"change", "text", "peak", "left": share of the rise that is left, ...} or null where it was not replayed}
 
 Where there are several runs, the one with the worst verdict is told of. `height` is (loss_at_peak - expected_loss) over
 the robust standard deviation of the noise around it. The text is strict JSON: no NaN, no Infinity.
@@ -31,12 +44,13 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.imbalance_detector.batch_composition import check_batches
-from spikeguard.components.spike_evaluator.detection import DetectionConfig, SpikeFindings, detect_spikes
+from spikeguard.components.spike_evaluator.causes.ranking import RankedCause, causes_of, course_causes
+from spikeguard.components.spike_evaluator.detection import DetectionConfig, Spike, SpikeFindings, detect_spikes
 from spikeguard.components.spike_evaluator.policy import SpikePolicy, Verdict, judge
 from spikeguard.components.training_curve import TrainingCurve
 
@@ -66,6 +80,18 @@ class Evaluation:
     """Name and verdict of each run that was judged."""
     objections: tuple[str, ...] = ()
     """One sentence for each thing other than the curve that blocks the push."""
+    causes: tuple[tuple[RankedCause, ...], ...] = ()
+    """Of each spike of `findings`, the most likely first; empty where they were not sought."""
+    course: tuple[Spike, tuple[RankedCause, ...]] | None = None
+    """Where the run diverged, as a spike, and the causes; None where it did not, or a spike tells of it."""
+    replay_notes: tuple[str, ...] = ()
+    """Sentences on what was not replayed, and why."""
+
+    @property
+    def explained_spikes(self) -> tuple[tuple[Spike, tuple[RankedCause, ...]], ...]:
+        """Each spike with its causes."""
+        spikes = self.findings.spikes if self.findings else ()
+        return tuple(zip(spikes, self.causes or ((),) * len(spikes), strict=True))
 
     @property
     def is_blessed(self) -> bool:
@@ -128,6 +154,27 @@ def evaluate_runs(
     return dataclasses.replace(evaluations[worst], run=worst, runs=runs)
 
 
+def with_causes(
+    evaluation: Evaluation,
+    replays: Sequence[Mapping[str, Any]] = (),
+    notes: tuple[str, ...] = (),
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Evaluation:
+    """The evaluation with the causes of its spikes.
+
+    Args:
+      evaluation: without them.
+      replays: what was replayed of the run; see `causes.replays.read_replays`.
+      notes: what was not.
+      tables: JSON tables of data components, by the name of their file.
+    """
+    if evaluation.curve is None or evaluation.findings is None:
+        return evaluation
+    causes = causes_of(evaluation.curve, evaluation.findings, replays, tables)
+    course = course_causes(evaluation.curve, evaluation.findings, replays, tables)
+    return dataclasses.replace(evaluation, causes=causes, course=course, replay_notes=notes)
+
+
 def unreadable(reason: str) -> Evaluation:
     """The evaluation of a run whose curve could not be read: never blessed."""
     return Evaluation("insufficient", (reason,))
@@ -144,6 +191,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "blocked_by": list(evaluation.blocked_by),
         "curve": None,
         "spikes": [],
+        "course": None,
         "explained": [],
         "validation_spikes": [],
         "levels": None,
@@ -171,15 +219,36 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "kind": curve.kind,
             "loss_is": curve.loss_is,
         },
-        "spikes": [{**dataclasses.asdict(spike), "causes": []} for spike in findings.spikes],
+        "spikes": [
+            {**dataclasses.asdict(spike), "causes": [_cause(cause) for cause in causes]}
+            for spike, causes in evaluation.explained_spikes
+        ],
+        "course": _finite(dataclasses.asdict(evaluation.course[0]))
+        | {"causes": [_cause(one) for one in evaluation.course[1]]}
+        if evaluation.course
+        else None,
         "explained": [dataclasses.asdict(rise) for rise in findings.explained],
         "validation_spikes": [dataclasses.asdict(spike) for spike in validation],
         "levels": {name: level if math.isfinite(level) else None for name, level in levels.items()},
         "diverged_from": findings.diverged_from,
         "plateau_from": findings.plateau_from,
         "non_finite_steps": len(findings.non_finite_steps),
-        "notes": list(curve.notes),
+        "notes": [*curve.notes, *evaluation.replay_notes],
     }
+
+
+def _cause(cause: RankedCause) -> dict[str, Any]:
+    """A cause as JSON, with null for what is not finite."""
+    known: dict[str, Any] = _finite(dataclasses.asdict(cause))
+    return known
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def to_text(evaluation: Evaluation) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from spikeguard.components.spike_evaluator.causes.ranking import RankedCause
 from spikeguard.components.spike_evaluator.detection import Spike
 from spikeguard.components.spike_evaluator.plot import terminal_plot
 from spikeguard.components.spike_evaluator.result import Evaluation
 
+# Score from which a further cause is told of.
+_TOLD = 0.3
 # Spikes that the text lists; the JSON and the report have all.
 _LISTED = 10
 _MEANING = {"batch": "losses of single batches", "running_mean": "running means, undone", "epoch_mean": "epoch means"}
@@ -31,12 +36,19 @@ def summary(evaluation: Evaluation, name: str, columns: int = 72) -> str:
 def _details(evaluation: Evaluation) -> list[str]:
     if evaluation.findings is None or evaluation.curve is None:
         return []
-    spikes, kind = evaluation.findings.spikes, evaluation.curve.kind
+    spikes, kind = evaluation.explained_spikes, evaluation.curve.kind
     # The highest are told of, in the order of their steps.
-    listed = sorted(sorted(spikes, key=lambda spike: -spike.height)[:_LISTED], key=lambda spike: spike.start_step)
-    lines = [_sentence(spike, kind) for spike in listed]
+    listed = sorted(sorted(spikes, key=lambda one: -one[0].height)[:_LISTED], key=lambda one: one[0].start_step)
+    lines = []
+    for spike, causes in listed:
+        lines.append(_sentence(spike, kind))
+        lines += [f"  {line}" for line in cause_lines(causes)]
     if len(spikes) > _LISTED:
         lines.append(f"and {len(spikes) - _LISTED} lower spikes")
+    if evaluation.course is not None:
+        start, causes = evaluation.course
+        lines.append(f"from {kind} {start.start_step} on the loss diverged")
+        lines += [f"  {line}" for line in cause_lines(causes)]
     return lines + _facts(evaluation)
 
 
@@ -45,6 +57,18 @@ def _sentence(spike: Spike, kind: str) -> str:
         f"{kind} {spike.peak_step}: {spike.loss_at_peak:.4g} where {spike.expected_loss:.4g} was expected"
         f" ({spike.height:.0f} standard deviations), {'recovered' if spike.recovered else 'not recovered'}"
     )
+
+
+def cause_lines(causes: Sequence[RankedCause]) -> list[str]:
+    """The first cause of a spike and its remedy, in sentences; empty where no cause was sought."""
+    if not causes:
+        return []
+    first = causes[0]
+    name = first.cause.replace("_", " ")
+    verdict = {"verified": f"Verified: {name}.", "likely": f"Likely: {name}.", "unknown": "Cause unknown."}
+    text = f"{first.text[:1].upper()}{first.text[1:]}. {verdict[first.status]} {first.remedy.text}"
+    others = [f"{one.cause.replace('_', ' ')} ({one.score:.2f})" for one in causes[1:3] if one.score >= _TOLD]
+    return [text, *([f"Also possible: {', '.join(others)}."] if others else [])]
 
 
 def _facts(evaluation: Evaluation) -> list[str]:
@@ -61,4 +85,4 @@ def _facts(evaluation: Evaluation) -> list[str]:
             f"{findings.superseded_points} points were thrown away when the run went back to an earlier {curve.kind}"
         )
     lines.append(f"{len(curve):,} {curve.kind}s, {_MEANING[curve.loss_is]}")
-    return [*lines, *curve.notes]
+    return [*lines, *curve.notes, *evaluation.replay_notes]

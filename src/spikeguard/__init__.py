@@ -18,11 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spikeguard.components.artifacts import ClassWeights, HtmlReport, OutlierModel, SpikeEvaluation
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
-    from spikeguard.components.errors import (
-        InvalidArgumentError,
-        InvalidDataError,
-        SpikeguardError,
-    )
+    from spikeguard.components.errors import InvalidArgumentError, InvalidDataError, SpikeguardError
     from spikeguard.components.guarded_trainer.balancing import PriorCorrection, balanced_batches
     from spikeguard.components.guarded_trainer.component import GuardedTrainer
     from spikeguard.components.guarded_trainer.guard import SpikeGuard
@@ -32,11 +28,15 @@ if TYPE_CHECKING:
     from spikeguard.components.guarded_trainer.range_test import LearningRateRange, learning_rate_range
     from spikeguard.components.guarded_trainer.recipe import Recipe
     from spikeguard.components.guarded_trainer.recorder import CurveRecorder
+    from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
     from spikeguard.components.guarded_trainer.schedule import GuardedSchedule, warmup_steps_for
     from spikeguard.components.imbalance_detector.batch_composition import BatchFinding, check_batches
     from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
     from spikeguard.components.imbalance_detector.component import ImbalanceDetector
     from spikeguard.components.imbalance_detector.config import ImbalanceConfig
+    from spikeguard.components.normalization_validator.component import NormalizationValidator
+    from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
+    from spikeguard.components.spike_evaluator.advice import Advice, advise
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from spikeguard.components.training_statistics.robust_statistics import Fences
 
 _MODULE_OF = {
+    "Advice": "components.spike_evaluator.advice",
     "BatchFinding": "components.imbalance_detector.batch_composition",
     "ClassBalance": "components.imbalance_detector.class_balance",
     "ClassWeights": "components.artifacts",
@@ -67,10 +68,13 @@ _MODULE_OF = {
     "InvalidArgumentError": "components.errors",
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
+    "NormalizationValidator": "components.normalization_validator.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
+    "PreprocessingChoice": "components.preprocessing.choosing",
     "PriorCorrection": "components.guarded_trainer.balancing",
     "Recipe": "components.guarded_trainer.recipe",
+    "ReplayBudget": "components.guarded_trainer.replay_keeper",
     "Report": "components.stability_report.report",
     "RobustStatistics": "components.training_statistics.results",
     "SmoothedCrossEntropy": "components.guarded_trainer.losses",
@@ -83,11 +87,14 @@ _MODULE_OF = {
     "StabilityReport": "components.stability_report.component",
     "TrainingCurve": "components.training_curve",
     "TrainingStatistics": "components.training_statistics.component",
+    "advise": "components.spike_evaluator.advice",
     "balanced_batches": "components.guarded_trainer.balancing",
     "check_batches": "components.imbalance_detector.batch_composition",
+    "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
     "explain": "components.stability_report.report",
     "learning_rate_range": "components.guarded_trainer.range_test",
+    "preprocess": "components.preprocessing.choosing",
     "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
@@ -97,6 +104,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "Advice",
     "BatchFinding",
     "ClassBalance",
     "ClassWeights",
@@ -115,10 +123,13 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidDataError",
     "LearningRateRange",
+    "NormalizationValidator",
     "OutlierModel",
     "PositionStatistics",
+    "PreprocessingChoice",
     "PriorCorrection",
     "Recipe",
+    "ReplayBudget",
     "Report",
     "RobustStatistics",
     "SmoothedCrossEntropy",
@@ -131,11 +142,14 @@ __all__ = [
     "StabilityReport",
     "TrainingCurve",
     "TrainingStatistics",
+    "advise",
     "balanced_batches",
     "check_batches",
+    "choose_preprocessing",
     "detect_spikes",
     "explain",
     "learning_rate_range",
+    "preprocess",
     "read_class_weights",
     "read_curve",
     "read_curves",

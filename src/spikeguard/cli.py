@@ -61,12 +61,14 @@ def _explain(
     # Imported here, so that --help and a wrong option answer at once.
     from spikeguard.components.curve_readers.reading import read_curve, read_curves
     from spikeguard.components.spike_evaluator import result
+    from spikeguard.components.spike_evaluator.causes.replays import read_replays
     from spikeguard.components.spike_evaluator.policy import SpikePolicy
     from spikeguard.components.spike_evaluator.summary import summary
 
     policy = SpikePolicy.from_json(pathlib.Path(policy_file).read_text(encoding="utf-8")) if policy_file else None
     curves = read_curves(path) if run is None else {run: read_curve(path, run)}
     evaluation = result.evaluate_runs(curves, policy=policy)
+    evaluation = result.with_causes(evaluation, *read_replays(path / evaluation.run))
     if html_file:
         from spikeguard.components.stability_report.collecting import content_of_log
         from spikeguard.components.stability_report.report import Report, title_of

@@ -23,6 +23,7 @@ NODES = [
     "StatisticsGen",
     "ExampleValidator",
     "Transform",
+    "NormalizationValidator",
     "GuardedTrainer",
     "SpikeEvaluator",
     "LatestBlessedModel",

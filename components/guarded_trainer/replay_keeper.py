@@ -1,0 +1,376 @@
+"""Keeps what a replay needs: states in memory, and of steps with a high loss the state before and the batches on disk."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from spikeguard.components.errors import InvalidArgumentError
+from spikeguard.components.guarded_trainer.guard import guard_of
+from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows
+from spikeguard.components.robust import robust_sd
+from spikeguard.components.training_curve import Floats
+
+FOLDER, KEPT_NAME, NOTES_NAME = "replay", "kept.npz", "notes.json"
+# Losses that a step is compared with, the fewest, and how many standard deviations it must be up.
+_HISTORY, _FEWEST, _HIGH = 128, 32, 6.0
+# Steps between the kept state and the first high loss, where there is a state; states in memory; steps of one replay.
+_LEAD, _STATES, _MOST_STEPS = 8, 4, 96
+# Steps between two events; the losses after a high one often stay restless.
+_APART = 16
+# Batches that must be kept for a replay to be of use.
+_FEWEST_BATCHES = 8
+# High losses in a row after which they are the run's new level.
+_NEW_LEVEL = 64
+# Ordinary rows that are kept to compare with, and how many are drawn each time that a state is kept.
+_REFERENCE_ROWS, _DRAWN_ROWS = 768, 48
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayBudget:
+    """What the replay of spikes may cost.
+
+    Raises:
+      InvalidArgumentError: a field is outside its range.
+
+    >>> ReplayBudget(time_share=2)
+    Traceback (most recent call last):
+        ...
+    spikeguard.components.errors.InvalidArgumentError: time_share must be at least 0 and at most 1; got 2.
+    """
+
+    time_share: float = 0.1
+    """Share of the training's time that replays may take after it; in [0, 1]."""
+    least_seconds: float = 3.0
+    """Seconds that they may take however short the training was: to trace the steps takes one or two; >= 0."""
+    most_spikes: int = 5
+    """Spikes that are kept, the highest; >= 1."""
+    memory_bytes: int = 256 * 2**20
+    """For rows and states in memory; >= 0."""
+    disk_bytes: int = 256 * 2**20
+    """For states and batches on disk; >= 0."""
+    state_steps: int = 32
+    """Steps between two kept states; >= 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time_share <= 1:
+            raise InvalidArgumentError("time_share", self.time_share, "be at least 0 and at most 1")
+        for name, least in (("most_spikes", 1), ("state_steps", 1), ("memory_bytes", 0), ("disk_bytes", 0)):
+            if getattr(self, name) < least:
+                raise InvalidArgumentError(name, getattr(self, name), f"be at least {least}")
+        if not self.least_seconds >= 0:
+            raise InvalidArgumentError("least_seconds", self.least_seconds, "be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What was kept of one high loss."""
+
+    first: int
+    """First high step, from 1."""
+    peak: int
+    """The highest step."""
+    state_step: int
+    """Steps done when the state was kept."""
+    state: list[npt.NDArray[Any]]
+    """Values of all variables of model, metrics, optimizer and guard."""
+    batches: list[Batch]
+    """Of the steps state_step + 1, ..., peak."""
+    reference: Batch
+    """Ordinary rows."""
+    losses: Floats
+    """As recorded, of the same steps. Shape (steps,)."""
+    rates: Floats
+    """Learning rates of the same steps. Shape (steps,)."""
+    expected: float
+    """Median of the losses before."""
+    height: float
+    """Of the peak, in standard deviations of the losses before."""
+
+
+class ReplayKeeper:
+    """Watches the recorded losses and keeps what belongs to the high ones.
+
+    Attributes:
+      rows: where the train step writes its rows.
+      notes: sentences on what was left out.
+      interval: steps until the next look.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, budget: ReplayBudget) -> None:
+        self._folder, self._budget = run_dir / FOLDER, budget
+        self.rows = KeptRows(budget.memory_bytes // 2)
+        self.notes: list[str] = []
+        self.interval = budget.state_steps
+        self.kept: dict[int, float] = {}  # Height by step of what is on disk.
+        self._history: collections.deque[float] = collections.deque(maxlen=_HISTORY)
+        self._raised: list[float] = []
+        self._states: collections.deque[tuple[int, list[npt.NDArray[Any]]]] = collections.deque(maxlen=_STATES)
+        # Number of the first row, loss and rate of each of the last steps.
+        self._steps: dict[int, tuple[int, int, float, float]] = {}
+        self._row = 0
+        self._open: tuple[int, int] | None = None  # First step and last high step of an event that may go on.
+        self._reference: list[Batch] = []
+        self._left_out = 0
+        self._variables: list[Any] = []
+        self._checked = 0
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing can be kept of this training."""
+        return bool(self.rows.reason)
+
+    def begin(self, model: keras.Model, step: int) -> None:
+        """Starts or goes on after `step` steps; the model may have another optimizer than before."""
+        self._variables = []
+        self._states.clear()
+        self._checked = step
+        self._row = self.rows.written
+        self._model = model
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables that a step may change, each once."""
+        if not self._variables:
+            self._variables = state_of(self._model)
+            size = sum(int(np.prod(one.shape)) * 4 for one in self._variables)
+            if size * (_STATES + 1) > self._budget.memory_bytes // 2:
+                self.rows.reason = f"{_STATES} states of {size:,} bytes do not fit into the memory for replays"
+        return self._variables
+
+    def on_steps(self, done: int, columns: dict[str, npt.NDArray[Any]]) -> None:
+        """Looks at the steps since the last call and keeps a state.
+
+        Args:
+          done: steps done.
+          columns: `loss`, `batch_size` and `learning_rate` of the steps after the last call's. Shape (steps,) each.
+        """
+        if self.is_off or not self.variables or self.is_off:
+            return
+        first = self._checked + 1
+        for offset in range(len(columns["loss"])):
+            size = int(columns["batch_size"][offset])
+            loss, rate = float(columns["loss"][offset]), float(columns["learning_rate"][offset])
+            self._steps[first + offset] = (self._row, size, loss, rate)
+            self._row += size
+        self._checked = done
+        if self._row != self.rows.written:
+            self.rows.reason = "the rows that were kept are not those of the recorded steps"
+            return
+        largest = int(np.max(columns["batch_size"]))
+        if self.rows.capacity < _FEWEST_BATCHES * largest:
+            self.rows.reason = f"{_FEWEST_BATCHES} batches do not fit into {self._budget.memory_bytes // 2:,} bytes"
+            return
+        # Between the oldest state and the newest step all rows must be there.
+        self.interval = max(1, min(self._budget.state_steps, self.rows.capacity // (3 * largest)))
+        while len(self._steps) > 4 * _MOST_STEPS:
+            del self._steps[next(iter(self._steps))]
+        is_calm = self._look(np.arange(first, done + 1))
+        if is_calm:
+            self._draw(first, done)
+        self._states.append((done, [np.array(variable.numpy()) for variable in self.variables]))
+
+    def _look(self, steps: npt.NDArray[np.int64]) -> bool:
+        """Keeps the events among some steps; whether there are none."""
+        losses = np.array([self._steps[step][2] for step in steps.tolist()])
+        if len(self._history) < _FEWEST:
+            self._history.extend(losses[np.isfinite(losses)].tolist())
+            return True
+        past = np.array(self._history)
+        middle = float(np.median(past))
+        spread = max(robust_sd(past), 0.3 * float(np.std(past)), 1e-3 * abs(middle), 1e-12)
+        with np.errstate(invalid="ignore"):
+            is_high = ~(losses <= middle + _HIGH * spread)
+        self._history.extend(losses[~is_high].tolist())
+        self._raised = [*self._raised, *losses[is_high].tolist()] if is_high.all() else []
+        if len(self._raised) >= _NEW_LEVEL:
+            self._history.extend([one for one in self._raised if np.isfinite(one)])
+            self._raised = []
+        for start, end in _events(is_high):
+            self._keep(steps[start : end + 1], losses[start : end + 1], middle, spread)
+        return not is_high.any()
+
+    def _keep(self, steps: npt.NDArray[np.int64], losses: Floats, expected: float, spread: float) -> None:
+        first, last = int(steps[0]), int(steps[-1])
+        if self._open is not None and first <= self._open[1] + _APART:
+            self._open = (self._open[0], last)
+            return  # The event is kept already: its beginning tells the cause.
+        self._open = (first, last)
+        ranked = np.where(np.isfinite(losses), losses, np.inf)
+        # Of what follows the first high loss a few steps are enough, and the more there are the less a replay stays close.
+        place = int(np.argmax(ranked[:16]))
+        height = float(min((ranked[place] - expected) / spread, 1e30))
+        states = [one for one in self._states if one[0] <= first - _LEAD] or [
+            one for one in self._states if one[0] < first
+        ]
+        if not states:
+            return
+        weakest = min(self.kept, key=self.kept.__getitem__, default=0)
+        if len(self.kept) >= self._budget.most_spikes and height < 2.0 * self.kept[weakest]:
+            self._left_out += 1
+            return
+        state_step, state = states[-1]
+        peak = int(steps[place])
+        wanted = range(state_step + 1, peak + 1)
+        if any(step not in self._steps for step in wanted) or len(wanted) > _MOST_STEPS:
+            return
+        if self.rows.written - self._steps[state_step + 1][0] > self.rows.capacity:
+            self._note("Rows of some high steps were overwritten before they could be kept: the batches are large.")
+            return
+        if len(self.kept) >= self._budget.most_spikes:
+            shutil.rmtree(self._folder_of(weakest), ignore_errors=True)
+            del self.kept[weakest]
+            self._left_out += 1
+        batches = [self.rows.read(np.arange(row, row + size)) for row, size, _, _ in map(self._steps.get, wanted)]  # type: ignore[misc]
+        kept = Kept(
+            first,
+            peak,
+            state_step,
+            state,
+            batches,
+            _joined(self._reference) if self._reference else batches[0].take(np.arange(0)),
+            np.array([self._steps[step][2] for step in wanted]),
+            np.array([self._steps[step][3] for step in wanted]),
+            expected,
+            height,
+        )
+        self._write(kept)
+
+    def _draw(self, first: int, done: int) -> None:
+        """Takes some rows of calm steps for comparison."""
+        low, high = self._steps[first][0], self._row
+        low = max(low, high - self.rows.capacity)
+        count = min(_DRAWN_ROWS, high - low)
+        if not count:
+            return
+        generator = np.random.default_rng(done)
+        self._reference.append(self.rows.read(low + np.sort(generator.choice(high - low, count, replace=False))))
+        while sum(len(batch) for batch in self._reference) > _REFERENCE_ROWS:
+            # One of the earlier draws goes, so that all of the run stays in, the newest most.
+            del self._reference[int(generator.integers(0, len(self._reference) - 1))]
+
+    def _write(self, kept: Kept) -> None:
+        folder = self._folder_of(kept.peak)
+        arrays = arrays_of(kept)
+        size = sum(array.nbytes for array in arrays.values())
+        used = sum(path.stat().st_size for path in self._folder.glob(f"*/{KEPT_NAME}"))
+        if used + size > self._budget.disk_bytes:
+            self._note(f"A high loss was not kept for replay: more than {self._budget.disk_bytes:,} bytes on disk.")
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(folder / KEPT_NAME, **arrays)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._note(f"A high loss could not be kept for replay: {error.strerror or error}.")
+            return
+        self.kept[kept.peak] = kept.height
+
+    def read(self, peak: int) -> Kept:
+        """What was kept of the high step `peak`; raises OSError or ValueError where it cannot be read."""
+        with np.load(self._folder_of(peak) / KEPT_NAME, allow_pickle=False) as arrays:
+            return kept_of(dict(arrays))
+
+    def result_folder(self, peak: int) -> pathlib.Path:
+        """Where the result of its replay goes."""
+        return self._folder_of(peak)
+
+    def _folder_of(self, peak: int) -> pathlib.Path:
+        return self._folder / f"{peak:09d}"
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def write_notes(self) -> None:
+        """Writes what was left out, where anything was."""
+        notes = list(self.notes)
+        if self.rows.reason:
+            notes.append(f"Nothing was kept for replay: {self.rows.reason}.")
+        if self._left_out:
+            notes.append(f"{self._left_out} lower or later spikes were not kept for replay.")
+        if notes:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / NOTES_NAME).write_text(json.dumps({"notes": notes}) + "\n", encoding="utf-8")
+            except OSError:
+                return
+
+
+def state_of(model: keras.Model) -> list[Any]:
+    """All variables that a train step may change, each once: of model, metrics, optimizer and guard."""
+    optimizer = model.optimizer
+    guard = guard_of(optimizer)
+    found = [*model.variables, *model.metrics_variables, *(optimizer.variables if optimizer is not None else ())]
+    # A rollback restores what no gradient moves from copies of its own.
+    copies = guard.protected_copies if guard is not None else []
+    values = [
+        getattr(variable, "value", variable) if isinstance(variable, keras.Variable) else variable for variable in found
+    ]
+    return list({id(value): value for value in [*values, *copies]}.values())
+
+
+def arrays_of(kept: Kept) -> dict[str, npt.NDArray[Any]]:
+    """One flat dict of arrays, none of them of objects."""
+    rows = _joined(kept.batches)
+    return {
+        "numbers": np.array([kept.first, kept.peak, kept.state_step]),
+        "levels": np.array([kept.expected, kept.height]),
+        "losses": kept.losses,
+        "rates": kept.rates,
+        "sizes": np.array([len(batch) for batch in kept.batches]),
+        "ids": rows.ids,
+        "reference_ids": kept.reference.ids,
+        **{f"leaf_{place}": leaf for place, leaf in enumerate(rows.leaves)},
+        **{f"reference_{place}": leaf for place, leaf in enumerate(kept.reference.leaves)},
+        **{f"state_{place}": value for place, value in enumerate(kept.state)},
+    }
+
+
+def kept_of(arrays: dict[str, npt.NDArray[Any]]) -> Kept:
+    """The inverse of `arrays_of`."""
+
+    def numbered(prefix: str) -> list[npt.NDArray[Any]]:
+        count = sum(name.removeprefix(prefix).isdigit() for name in arrays if name.startswith(prefix))
+        return [arrays[f"{prefix}{place}"] for place in range(count)]
+
+    rows = Batch(tuple(numbered("leaf_")), arrays["ids"])
+    ends = np.cumsum(arrays["sizes"])
+    batches = [rows.take(np.arange(end - size, end)) for end, size in zip(ends, arrays["sizes"], strict=True)]
+    first, peak, state_step = arrays["numbers"].tolist()
+    expected, height = arrays["levels"].tolist()
+    return Kept(
+        first,
+        peak,
+        state_step,
+        numbered("state_"),
+        batches,
+        Batch(tuple(numbered("reference_")), arrays["reference_ids"]),
+        arrays["losses"],
+        arrays["rates"],
+        expected,
+        height,
+    )
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    leaves = zip(*(batch.leaves for batch in batches), strict=True)
+    return Batch(tuple(np.concatenate(parts) for parts in leaves), np.concatenate([batch.ids for batch in batches]))
+
+
+def _events(is_high: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last places of the high steps, those at most three apart together."""
+    places = np.flatnonzero(is_high)
+    if not len(places):
+        return []
+    breaks = np.flatnonzero(np.diff(places) > 3)
+    starts, ends = places[np.append(0, breaks + 1)], places[np.append(breaks, len(places) - 1)]
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))

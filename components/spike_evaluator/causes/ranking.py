@@ -1,0 +1,219 @@
+"""Ranks the causes of each spike: each cause's own evidence, weighed against the others', and what the replay says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spikeguard.components.robust import MAD_TO_SD
+from spikeguard.components.spike_evaluator.causes import (
+    batch_size,
+    imbalance,
+    learning_rate,
+    normalization,
+    numerics,
+    outliers,
+    regularization,
+)
+from spikeguard.components.spike_evaluator.causes.evidence import LIKELY, Cause, Evidence, Remedy, Row, Status
+from spikeguard.components.spike_evaluator.causes.surroundings import REMAINS, Surroundings
+from spikeguard.components.spike_evaluator.detection import Spike, SpikeFindings
+from spikeguard.components.training_curve import TrainingCurve
+
+# Faults of the data come before those of the training where both are as likely: with the first mended, the second may go.
+_TESTS: tuple[Callable[[Surroundings], Evidence | None], ...] = (
+    numerics.evidence,
+    outliers.evidence,
+    normalization.evidence,
+    imbalance.evidence,
+    batch_size.evidence,
+    learning_rate.evidence,
+    regularization.evidence,
+)
+# Evidence below this is not told of.
+_LEAST = 0.05
+# A change that was replayed and left at most this share of the rise has removed the spike.
+_REMOVED = 0.25
+# Evidence that a replay can prove.
+_LEAST_TO_VERIFY = 0.3
+# Steps before a divergence, standard deviations that its beginning is up, and what stands for a loss that is not finite.
+_NEAR, _RAISED, _HUGE = 64, 4.0, 1e30
+# What is left of the score of a cause whose remedy was replayed in vain.
+_REFUTED = 0.35
+# Faults of the data; the others are settings of the training.
+_STRUCTURAL: tuple[Cause, ...] = ("numerics", "outliers", "normalization", "imbalance")
+# Spikes of one run whose causes are sought, the highest.
+_MOST_SPIKES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedCause:
+    """One possible cause of a spike."""
+
+    cause: Cause
+    status: Status
+    """`verified`: evidence, and a replay without the cause had no spike; `likely`: evidence alone; `unknown`: too little."""
+    score: float
+    """In [0, 1]; from 0.5 on the cause is likely."""
+    text: str
+    remedy: Remedy
+    evidence: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Figures by name."""
+    rows: tuple[Row, ...] = ()
+    replay: Mapping[str, Any] | None = None
+    """What became of the spike with this cause taken away; None where that was not replayed."""
+
+
+def causes_of(
+    curve: TrainingCurve,
+    findings: SpikeFindings,
+    replays: Sequence[Mapping[str, Any]] = (),
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[tuple[RankedCause, ...], ...]:
+    """The causes of each spike, the most likely first.
+
+    Args:
+      curve: the run.
+      findings: its spikes.
+      replays: what was replayed, as `replays.read_replays` gives it.
+      tables: JSON tables of data components, by the name of their file.
+
+    Returns:
+      For each spike, in order, at least one cause; `unknown` leads where nothing is likely.
+
+    >>> from spikeguard.components.spike_evaluator.detection import detect_spikes
+    >>> loss = [1.0, 1.1, 0.9, 1.0] * 20
+    >>> loss[50] = 9.0
+    >>> rates = [0.1] * 49 + [0.5] * 31
+    >>> curve = TrainingCurve.from_columns(loss=loss, learning_rate=rates)
+    >>> causes_of(curve, detect_spikes(curve))[0][0].text
+    'the learning rate rose from 0.1 to 0.5 at step 50'
+    """
+    highest = sorted(findings.spikes, key=lambda spike: -spike.height)[:_MOST_SPIKES]
+    wanted = {id(spike) for spike in highest}
+    return tuple(
+        rank(Surroundings(curve, findings, spike, replay_of(spike, replays), tables)) if id(spike) in wanted else ()
+        for spike in findings.spikes
+    )
+
+
+def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
+    """Where the run as a whole went wrong, as a spike: the rise to a loss that is not finite, or from its best level.
+
+    None where neither happened, or where a spike tells of it.
+    """
+    if findings.non_finite_steps:
+        bad = int(np.flatnonzero(curve.step == findings.non_finite_steps[0])[-1])
+    elif findings.diverged_from is not None:
+        bad = int(np.flatnonzero(curve.step >= findings.diverged_from)[0])
+        bad = bad + int(np.nanargmax(curve.loss[bad:]))
+    else:
+        return None
+    if any(spike.start_step <= curve.step[bad] <= spike.end_step + 3 for spike in findings.spikes):
+        return None
+    before = curve.loss[max(0, bad - _NEAR) : bad]
+    before = before[np.isfinite(before)]
+    calm = before[: max(1, 3 * len(before) // 4)]
+    expected = float(np.median(calm)) if len(calm) else 0.0
+    noise = (MAD_TO_SD * float(np.median(np.abs(calm - expected))) if len(calm) else 0.0) + 1e-3 * abs(expected) + 1e-12
+    start = bad
+    while start > 0 and curve.loss[start - 1] > expected + _RAISED * noise:
+        start -= 1
+    top = float(min(curve.loss[bad], _HUGE)) if not np.isnan(curve.loss[bad]) else _HUGE
+    steps = curve.step
+    height = (top - expected) / noise
+    return Spike(int(steps[start]), int(steps[bad]), int(steps[bad]), top, expected, height, recovered=False)
+
+
+def course_causes(
+    curve: TrainingCurve,
+    findings: SpikeFindings,
+    replays: Sequence[Mapping[str, Any]] = (),
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[Spike, tuple[RankedCause, ...]] | None:
+    """The same for a run that diverged without a spike that tells of it; None for any other."""
+    course = course_of(curve, findings)
+    if course is None:
+        return None
+    return course, rank(Surroundings(curve, findings, course, replay_of(course, replays), tables))
+
+
+def replay_of(spike: Spike, replays: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The replay that belongs to a spike: of those whose high steps overlap with it, the one that begins nearest."""
+    inside = [one for one in replays if spike.start_step - 2 <= one["step"] and one["first_step"] <= spike.end_step + 1]
+    return min(inside, key=lambda one: abs(one["first_step"] - spike.start_step)) if inside else None
+
+
+def rank(around: Surroundings) -> tuple[RankedCause, ...]:
+    """The causes of one spike."""
+    found = [evidence for test in _TESTS if (evidence := test(around)) is not None and evidence.score >= _LEAST]
+    ranked = [_judged(evidence, around.replay) for evidence in found]
+    # A lower rate calms any step, and more rows dilute any row: with a cause in the data verified, they verify nothing.
+    is_structural = any(one.status == "verified" and one.cause in _STRUCTURAL for one in ranked)
+    if is_structural:
+        ranked = [
+            dataclasses.replace(one, status="likely", score=0.5 * one.score)
+            if one.status == "verified" and one.cause not in _STRUCTURAL
+            else one
+            for one in ranked
+        ]
+    # Sorting is stable: of equals, the first of `_TESTS` leads.
+    ranked.sort(key=lambda one: (one.status != "verified", -round(one.score, 2)))
+    ranked = [_with_status(one) for one in ranked]
+    if not ranked or ranked[0].status == "unknown":
+        ranked.insert(0, _unknown(around, ranked))
+    return tuple(ranked)
+
+
+def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause:
+    """The evidence with what the replay without this cause says."""
+    changes = [change for change in (replay or {}).get("changes", ()) if change["cause"] == evidence.cause]
+    status: Status = "likely"
+    score, text = evidence.score, evidence.text
+    best = min(changes, key=lambda change: change["left"], default=None)
+    if best is not None and replay is not None:
+        if best["left"] <= _REMOVED:
+            # The replay proves what the evidence has pointed at: without any, a change may help by chance.
+            if score >= _LEAST_TO_VERIFY:
+                status, score = "verified", max(score, 0.6)
+        elif best["left"] > REMAINS:
+            score *= _REFUTED
+        text += f". {_replayed(best, replay)}"
+    return RankedCause(
+        evidence.cause, status, score, text, evidence.remedy, dict(evidence.figures), evidence.rows, best
+    )
+
+
+def _replayed(change: Mapping[str, Any], replay: Mapping[str, Any]) -> str:
+    verb = "lowers" if change["left"] <= _REMOVED else "changes" if change["left"] <= REMAINS else "leaves"
+    peaks = f"the peak from {replay['peak']:.4g} to {change['peak']:.4g} (expected {replay['expected']:.4g})"
+    return f"{change['text']} and replaying from step {replay['state_step']} {verb} {peaks}"
+
+
+def _with_status(one: RankedCause) -> RankedCause:
+    if one.status == "verified":
+        return one
+    return dataclasses.replace(one, status="likely" if one.score >= LIKELY else "unknown")
+
+
+def _unknown(around: Surroundings, others: Sequence[RankedCause]) -> RankedCause:
+    curve = around.curve
+    missing = [
+        name
+        for name, is_missing in (
+            ("the worst rows", not curve.worst_loss.shape[1]),
+            ("the size of the inputs", not (curve.largest_input[around.suspects] >= 0).any()),
+            ("the learning rate", not (curve.learning_rate[around.suspects] >= 0).any()),
+        )
+        if is_missing
+    ]
+    text = "no cause stands out"
+    if missing:
+        text += f"; the log lacks {', '.join(missing)}"
+    if others:
+        text += f"; the most likely is {others[0].cause.replace('_', ' ')}: {others[0].text}"
+    remedy = "Train with CurveRecorder(replay=True), which keeps what the tests of the causes need."
+    return RankedCause("unknown", "unknown", max(0.0, 0.5 - (others[0].score if others else 0.0)), text, Remedy(remedy))

@@ -1,0 +1,181 @@
+"""How often the cause that was put into a training is the one that is named: by form of trouble, data, model and optimizer.
+
+    python -m tests.bench.causes --per-cell 1        # every form on every data set once, model and optimizer drawn
+    python -m tests.bench.causes --full              # all of the grid, five seeds: hours
+
+A run counts where a spike arose, or the loss diverged; of several spikes the highest is scored. Twins are the same trainings
+with nothing put in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.bench import RESULTS
+from tests.bench.causes_data import DATA_SETS, load
+from tests.bench.causes_forms import FORMS, NEEDS_CLASSES
+from tests.bench.causes_runs import KINDS, RATES, STEPS, Attributed, train
+
+Cell = tuple[str, str, str, tuple[str, ...], int]
+_CAUSES = ("outliers", "imbalance", "normalization", "learning_rate", "batch_size", "regularization")
+
+
+def cells(per_cell: int | None, seed: int) -> Iterator[Cell]:
+    """Data set, model, optimizer, forms and seed of each run.
+
+    Args:
+      per_cell: runs per data set and form, model and optimizer drawn at random; None for the whole grid with five seeds.
+      seed: of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    forms: list[tuple[str, ...]] = [(), *((form,) for form in FORMS)]
+    # Two at once: of different causes, drawn anew.
+    names = list(FORMS)
+    for _ in range(6):
+        pair = generator.choice(len(names), 2, replace=False)
+        first, second = names[pair[0]], names[pair[1]]
+        if FORMS[first][0] != FORMS[second][0]:
+            forms.append((first, second))
+    for form, data in itertools.product(forms, DATA_SETS):
+        if any(name in NEEDS_CLASSES for name in form) and not load(data).classes:
+            continue
+        if per_cell is None:
+            yield from ((data, kind, one, form, run) for kind in KINDS for one in RATES for run in range(5))
+            continue
+        for _ in range(per_cell if form else 2 * per_cell):
+            kind, one = generator.choice(KINDS), generator.choice(list(RATES))
+            yield data, str(kind), str(one), form, int(generator.integers(1000))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Sums over runs."""
+
+    runs: int
+    spiked: int
+    first: int
+    among_two: int
+    verified: int
+    """Of the runs that spiked, those whose first cause is right and verified."""
+
+
+def scores_of(runs: Sequence[Attributed]) -> Scores:
+    """Over the runs with a trouble."""
+    spiked = [run for run in runs if run.ranked]
+    return Scores(
+        len(runs),
+        len(spiked),
+        sum(run.is_first for run in spiked),
+        sum(run.is_among_two for run in spiked),
+        sum(run.is_first and run.ranked[0][1] == "verified" for run in spiked),
+    )
+
+
+def report(runs: Sequence[Attributed], seconds: float) -> str:
+    """All tables as Markdown."""
+    spoiled, twins = [run for run in runs if run.forms], [run for run in runs if not run.forms]
+    single = [run for run in spoiled if len(run.forms) == 1]
+    lines = [
+        f"{len(runs)} runs of {STEPS} steps in {seconds:.0f} s, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        "",
+        "| | runs | with a spike | top 1 | top 2 | right and verified |",
+        "|---|---|---|---|---|---|",
+        _line("one trouble", single),
+        _line("two troubles", [run for run in spoiled if len(run.forms) == 2]),
+    ]
+    for group, of in (("form", lambda run: run.forms[0]), ("data", lambda run: run.data)):
+        lines += [
+            "",
+            f"| {group} | runs | with a spike | top 1 | top 2 | right and verified |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            _line(name, [run for run in single if of(run) == name]) for name in sorted({of(run) for run in single})
+        ]
+    for group in ("model", "optimizer"):
+        names = sorted({getattr(run, group) for run in single})
+        lines += [_line(name, [run for run in single if getattr(run, group) == name]) for name in names]
+    lines += ["", "First cause named (columns) by true cause (rows), one trouble:", ""]
+    heads = (*_CAUSES, "numerics", "unknown")
+    lines += ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for cause in _CAUSES:
+        named = [run.ranked[0][0] for run in single if run.causes == (cause,) and run.ranked]
+        lines.append(f"| {cause} | " + " | ".join(str(named.count(head)) for head in heads) + " |")
+    false = sum(bool(run.verified) for run in twins)
+    wrong = sum(bool(set(run.verified) - set(run.causes)) for run in single)
+    times = 100 * np.array([run.replay_seconds / run.fit_seconds for run in runs if run.replay_seconds] or [0.0])
+    lines += [
+        "",
+        f"Twins: {len(twins)}, {sum(bool(run.ranked) for run in twins)} with a spike, {false} with a verified cause.",
+        f"Runs with one trouble and another cause verified for some spike: {wrong} of {len(single)}.",
+        f"Replays took {np.median(times):.0f} % of the training's time in the median of the runs that had one"
+        f" ({np.quantile(times, 0.1):.0f} to {np.quantile(times, 0.9):.0f} % in the middle eight tenths).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, runs: Sequence[Attributed]) -> str:
+    scores = scores_of(runs)
+    of = [
+        f"{count} ({count / scores.spiked:.0%})" if scores.spiked else "0"
+        for count in (scores.first, scores.among_two, scores.verified)
+    ]
+    return f"| {name} | {scores.runs} | {scores.spiked} | {' | '.join(of)} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--per-cell", type=int, default=1)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most-seconds", type=float, default=float("inf"), help="Stop after the run that passes this.")
+    options = parser.parse_args(arguments)
+    started, runs = time.monotonic(), []
+    planned = list(cells(None if options.full else options.per_cell, options.seed))
+    # In any order, so that a run that is stopped has something of everything.
+    for place in np.random.default_rng(options.seed).permutation(len(planned)):
+        data, kind, optimizer, forms, seed = planned[place]
+        runs.append(train(load(data), kind, optimizer, forms, seed))
+        print(json.dumps(dataclasses.asdict(runs[-1])), flush=True)
+        if time.monotonic() - started > options.most_seconds:
+            break
+    text = report(runs, time.monotonic() - started)
+    text = f"{len(runs)} of {len(planned)} planned runs.\n\n{text}"
+    _write(RESULTS, runs, text)
+    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    return text
+
+
+def _write(folder: pathlib.Path, runs: Sequence[Attributed], text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "causes.json").write_text(json.dumps([dataclasses.asdict(run) for run in runs], indent=1))
+    (folder / "causes.md").write_text(text)
+
+
+@pytest.mark.bench
+def test_causes_bench() -> None:
+    assert "one trouble" in main(["--per-cell", "1"])
+
+
+def test_smoke_run_of_the_bench_names_a_jump() -> None:
+    run = train(load("synthetic"), "dense", "sgd", ("rate_jump",), seed=1, steps=160)
+    assert run.spikes
+    assert run.is_among_two
+    text = report([run, dataclasses.replace(run, forms=(), causes=())], 1.0)
+    assert "| rate_jump | 1 | 1 |" in text
+    assert "Twins: 1, 1 with a spike" in text
+
+
+if __name__ == "__main__":
+    main()
