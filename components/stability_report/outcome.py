@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from spikeguard.components.spike_evaluator.advice import advise
 from spikeguard.components.stability_report.content import Json, Status
 from spikeguard.components.stability_report.sources import (
     INFRA_BLESSING,
@@ -130,18 +131,15 @@ def _pushed(sources: Sequence[Source]) -> Any:
 
 
 def advice_of(evaluation: Json | None, recipe: Json | None, class_balance: Sequence[Json]) -> list[Json]:
-    """What to do, from all that has advice to give, each piece once: causes of spikes first, the verified ones before others."""
-    rank = {"verified": 0, "likely": 1}  # Of other causes there is too little evidence to act on.
-    spikes = [*((evaluation or {}).get("spikes") or []), (evaluation or {}).get("course") or {}]
-    causes = [cause for spike in spikes for cause in spike.get("causes") or [] if cause.get("status") in rank]
+    """What to do, from all that has advice to give, each piece once: first what removes the causes of spikes."""
     found: list[Json] = []
-    for cause in sorted(causes, key=lambda cause: rank[cause["status"]]):
-        remedy = cause.get("remedy")
-        text, flags = (remedy.get("text"), remedy.get("flags")) if isinstance(remedy, dict) else (remedy, None)
-        found.append({"text": text, "source": f"cause: {cause.get('cause')}", "flags": flags or []})
-    for entry in (evaluation or {}).get("advice") or []:
-        entry = entry if isinstance(entry, dict) else {"text": entry}
-        found.append({"text": entry.get("text"), "source": "SpikeEvaluator", "flags": entry.get("flags") or []})
+    for change in advise({"spikes": [], **evaluation}) if evaluation is not None else ():
+        source = (
+            f"{change.cause}: {change.spikes} {'spike' if change.spikes == 1 else 'spikes'}, {change.verified} verified"
+        )
+        found.append(
+            {"text": change.text, "source": source if change.spikes else change.cause, "flags": list(change.flags)}
+        )
     found += [{"text": text, "source": "range test", "flags": []} for text in (recipe or {}).get("warnings") or []]
     for content in class_balance:
         found += [{"text": text, "source": content["source"], "flags": []} for text in content.get("advice") or []]
