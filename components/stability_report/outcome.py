@@ -131,20 +131,20 @@ def _pushed(sources: Sequence[Source]) -> Any:
 
 
 def advice_of(evaluation: Json | None, recipe: Json | None, class_balance: Sequence[Json]) -> list[Json]:
-    """What to do, from all that has advice to give, each piece once: first what removes the causes of spikes."""
+    """What to do, from all that has advice to give, each piece once: first what removes causes, last the guard for the rest."""
     found: list[Json] = []
+    last: list[Json] = []
     for change in advise({"spikes": [], **evaluation}) if evaluation is not None else ():
         source = (
             f"{change.cause}: {change.spikes} {'spike' if change.spikes == 1 else 'spikes'}, {change.verified} verified"
         )
-        found.append(
-            {"text": change.text, "source": source if change.spikes else change.cause, "flags": list(change.flags)}
-        )
+        where, named = (found, source) if change.spikes else (last, change.cause)
+        where.append({"text": change.text, "source": named, "flags": list(change.flags)})
     found += [{"text": text, "source": "range test", "flags": []} for text in (recipe or {}).get("warnings") or []]
     for content in class_balance:
         found += [{"text": text, "source": content["source"], "flags": []} for text in content.get("advice") or []]
     once: dict[str, Json] = {}
-    for entry in found:
+    for entry in [*found, *last]:
         if entry["text"]:
             once.setdefault(entry["text"], entry)
     return list(once.values())
