@@ -167,7 +167,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         ],
         statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
         class_weights=[detector.outputs["class_weights"] for detector in imbalance_detectors] or None,
-        infra_blessing=spike_evaluator.outputs["blessing"],
+        infra_blessing=[normalization.outputs["blessing"], spike_evaluator.outputs["blessing"]],
         model_evaluation=evaluator.outputs["evaluation"],
         model_blessing=evaluator.outputs["blessing"],
         pushed_model=pusher.outputs["pushed_model"],
