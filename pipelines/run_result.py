@@ -16,7 +16,7 @@ from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.imbalance_detector.advice import percent
 from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
 from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
-from spikeguard.components.outlier_detector.summary import read_summary
+from spikeguard.components.outlier_detector.summary import read_outliers
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.components.stability_report.content import PAGE_FILE
 from spikeguard.pipelines.metadata import latest_outputs
@@ -85,7 +85,7 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
         anomalies=_anomalies(
             [outputs["anomalies", node].uri for node in _VALIDATORS if ("anomalies", node) in outputs]
         ),
-        outliers=outlier_sentence(read_summary(outputs[outliers].uri)) if outliers in outputs else None,
+        outliers=outlier_sentence(read_outliers(outputs[outliers].uri)) if outliers in outputs else None,
         classes=_classes(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
         warnings=_warnings(artifacts),
         interventions=_interventions(artifacts),

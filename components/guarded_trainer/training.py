@@ -127,9 +127,9 @@ def train(job: TrainingJob) -> LabelStatistics:
         model = with_prior_correction(model, shares, class_counts)
     model.compile(optimizer=_optimizer(recipe), loss=_loss(recipe, label))
     batches = functools.partial(_batches, job, plan, recipe, class_counts)
-    warnings = _check_learning_rate(model, batches(without_ids(spec, job.weight)), recipe)
-    _write_recipe(job, recipe, label, plan, warnings, class_counts)
     weighting = Weighting(job.weight, recipe.class_weights) if job.weight else None
+    warnings = _check_learning_rate(model, batches(without_ids(spec), weighting), recipe)
+    _write_recipe(job, recipe, label, plan, warnings, class_counts)
     _fit(model, job, plan, recipe, label, functools.partial(batches, spec, weighting), spec)
     export(model, transform_output, job.label, job.model_dir, job.weight)
     return label

@@ -45,7 +45,8 @@ def schema_with(schema: schema_pb2.Schema, config: DetectorConfig) -> schema_pb2
 
 
 def id_dtypes(schema: schema_pb2.Schema, label: str | None) -> dict[str, str] | None:
-    """Names and types of the columns whose values name a row; None where the data carry ids of their own.
+    """Names and types of the columns whose values name a row; None where the data carry ids of their own, or there
+    is no column.
 
     >>> schema = schema_pb2.Schema()
     >>> _ = schema.feature.add(name="x", type=schema_pb2.FLOAT)
@@ -55,4 +56,4 @@ def id_dtypes(schema: schema_pb2.Schema, label: str | None) -> dict[str, str] | 
     spec = schema_utils.schema_as_feature_spec(schema).feature_spec
     if EXAMPLE_ID in spec and spec[EXAMPLE_ID].dtype == tf.int64:
         return None
-    return {name: column.dtype.name for name, column in spec.items() if name != label}
+    return {name: column.dtype.name for name, column in spec.items() if name != label} or None

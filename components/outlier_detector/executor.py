@@ -20,7 +20,7 @@ from spikeguard.components.outlier_detector.added_schema import id_dtypes, schem
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.job import DetectionJob, job_of
 from spikeguard.components.outlier_detector.reading import SplitFile
-from spikeguard.components.outlier_detector.summary import check_books, read_summary
+from spikeguard.components.outlier_detector.summary import check_books, read_outliers
 from spikeguard.components.outlier_detector.transforms import DetectOutliers
 from spikeguard.components.training_statistics.reading import read_training_statistics
 
@@ -52,7 +52,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
         )
         files = _files(examples, splits, payload, outputs["treated_examples"])
         self._run(job, files, outputs)
-        summary = read_summary(outputs["anomalies"].uri)
+        summary = read_outliers(outputs["anomalies"].uri)
         check_books(summary, statistics.rows, config.max_dropped_share)
         for artifact in (outputs["treated_examples"], outputs["anomalies"]):
             artifact.set_string_custom_property("treatment", config.treatment)
@@ -66,16 +66,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
         try:
             with self._make_beam_pipeline() as pipeline:
                 _ = pipeline | DetectOutliers(job, files, outputs["model"].uri, outputs["anomalies"].uri)
-        except InvalidDataError:
-            raise
         except Exception as error:
-            # Runners wrap what workers raise in their own words.
-            match = re.search(
-                r"InvalidDataError: (?P<where>.+?): (?P<problem>.+?)(?: \[while running .*)?$", str(error), re.M
-            )
-            if match is None:
-                raise
-            raise InvalidDataError(match["where"], match["problem"].rstrip(".")) from error
+            raise _unwrapped(error) from error
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """What a worker raised about the data, without what runners add to it in words or by another type."""
+    if isinstance(error, InvalidDataError):
+        return InvalidDataError(re.sub(r" \[while running [^]]*\]", "", error.where), error.problem, error.remedy)
+    match = re.search(r"InvalidDataError: (.+?): (.+?)(?: \[while running [^]]*\])?$", str(error), re.MULTILINE)
+    return InvalidDataError(match[1], match[2].rstrip(".")) if match else error
 
 
 def _read_schema(artifacts: list[Artifact]) -> schema_pb2.Schema:

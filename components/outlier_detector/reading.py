@@ -50,7 +50,7 @@ def read_rows(file: SplitFile, batch_rows: int = BATCH_ROWS) -> Iterator[Rows]:
     if file.payload == "FORMAT_TF_EXAMPLE":
         decoder: Any = example_coder.ExamplesToRecordBatchDecoder(None)
     else:
-        decoder = sequence_example_coder.SequenceExamplesToRecordBatchDecoder(_SEQUENCES, None)
+        decoder = sequence_example_coder.SequenceExamplesToRecordBatchDecoder(_SEQUENCES)
     dataset = tf.data.TFRecordDataset(file.path, "GZIP" if _is_gzipped(file.path) else "").batch(batch_rows)
     try:
         for serialized in dataset.as_numpy_iterator():

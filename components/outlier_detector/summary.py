@@ -121,7 +121,7 @@ def write_summary(folder: str | os.PathLike[str], summary: dict[str, Any]) -> No
     (target / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_outliers(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads `outliers.json`.
 
     Args:
@@ -130,7 +130,7 @@ def read_summary(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InvalidDataError: it is missing, damaged or of another format.
 
-    >>> read_summary("/nowhere")
+    >>> read_outliers("/nowhere")
     Traceback (most recent call last):
         ...
     spikeguard.components.errors.InvalidDataError: /nowhere/outliers.json: cannot be read (No such file or directory). Run OutlierDetector again.

@@ -22,13 +22,15 @@ def added_bytes(columns: dict[str, npt.NDArray[Any]]) -> list[bytes]:
     Protocol buffers merge messages that follow each other, so a row followed by these bytes is the row with the columns:
     nothing of it is decoded and encoded again. The context of a tf.SequenceExample has the same form.
     """
-    arrays = []
-    for values in columns.values():
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    added = None
+    for name, values in columns.items():
         kind = pa.int64() if values.dtype.kind == "i" else pa.float32()
         lists = [[] if value != value else [value] for value in values.tolist()]
-        arrays.append(pa.array(lists, pa.large_list(kind)))
-    batch = pa.RecordBatch.from_arrays(arrays, list(columns))
-    return list(example_coder.RecordBatchToExamplesEncoder().encode(batch))
+        # One column at a time: of several, the encoder's order changes from run to run.
+        encoded = encoder.encode(pa.RecordBatch.from_arrays([pa.array(lists, pa.large_list(kind))], [name]))
+        added = encoded if added is None else [first + second for first, second in zip(added, encoded, strict=True)]
+    return list(added or ())
 
 
 class RowWriter:

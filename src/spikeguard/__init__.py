@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from spikeguard.components.imbalance_detector.component import ImbalanceDetector
     from spikeguard.components.imbalance_detector.config import ImbalanceConfig
     from spikeguard.components.normalization_validator.component import NormalizationValidator
+    from spikeguard.components.outlier_detector.component import OutlierDetector
+    from spikeguard.components.outlier_detector.config import DetectorConfig
+    from spikeguard.components.outlier_detector.model import FittedDetector, read_outlier_model
+    from spikeguard.components.outlier_detector.summary import read_outliers
     from spikeguard.components.preprocessing.choosing import PreprocessingChoice, choose_preprocessing, preprocess
+    from spikeguard.components.preprocessing.example_ids import example_id
+    from spikeguard.components.preprocessing.winsorizing import winsorize
     from spikeguard.components.spike_evaluator.advice import Advice, advise
     from spikeguard.components.spike_evaluator.component import SpikeEvaluator
     from spikeguard.components.spike_evaluator.detection import DetectionConfig, detect_spikes
@@ -55,7 +61,9 @@ _MODULE_OF = {
     "ClassWeights": "components.artifacts",
     "CurveRecorder": "components.guarded_trainer.recorder",
     "DetectionConfig": "components.spike_evaluator.detection",
+    "DetectorConfig": "components.outlier_detector.config",
     "Fences": "components.training_statistics.robust_statistics",
+    "FittedDetector": "components.outlier_detector.model",
     "GeneralizedCrossEntropy": "components.guarded_trainer.losses",
     "GuardAction": "components.guarded_trainer.guard_action",
     "GuardEvent": "components.guarded_trainer.guard_state",
@@ -69,6 +77,7 @@ _MODULE_OF = {
     "InvalidDataError": "components.errors",
     "LearningRateRange": "components.guarded_trainer.range_test",
     "NormalizationValidator": "components.normalization_validator.component",
+    "OutlierDetector": "components.outlier_detector.component",
     "OutlierModel": "components.artifacts",
     "PositionStatistics": "components.training_statistics.results",
     "PreprocessingChoice": "components.preprocessing.choosing",
@@ -92,15 +101,19 @@ _MODULE_OF = {
     "check_batches": "components.imbalance_detector.batch_composition",
     "choose_preprocessing": "components.preprocessing.choosing",
     "detect_spikes": "components.spike_evaluator.detection",
+    "example_id": "components.preprocessing.example_ids",
     "explain": "components.stability_report.report",
     "learning_rate_range": "components.guarded_trainer.range_test",
     "preprocess": "components.preprocessing.choosing",
     "read_class_weights": "components.imbalance_detector.class_balance",
     "read_curve": "components.curve_readers.reading",
     "read_curves": "components.curve_readers.reading",
+    "read_outlier_model": "components.outlier_detector.model",
+    "read_outliers": "components.outlier_detector.summary",
     "read_report": "components.stability_report.report",
     "read_training_statistics": "components.training_statistics.reading",
     "warmup_steps_for": "components.guarded_trainer.schedule",
+    "winsorize": "components.preprocessing.winsorizing",
 }
 
 __all__ = [
@@ -110,7 +123,9 @@ __all__ = [
     "ClassWeights",
     "CurveRecorder",
     "DetectionConfig",
+    "DetectorConfig",
     "Fences",
+    "FittedDetector",
     "GeneralizedCrossEntropy",
     "GuardAction",
     "GuardEvent",
@@ -124,6 +139,7 @@ __all__ = [
     "InvalidDataError",
     "LearningRateRange",
     "NormalizationValidator",
+    "OutlierDetector",
     "OutlierModel",
     "PositionStatistics",
     "PreprocessingChoice",
@@ -147,15 +163,19 @@ __all__ = [
     "check_batches",
     "choose_preprocessing",
     "detect_spikes",
+    "example_id",
     "explain",
     "learning_rate_range",
     "preprocess",
     "read_class_weights",
     "read_curve",
     "read_curves",
+    "read_outlier_model",
+    "read_outliers",
     "read_report",
     "read_training_statistics",
     "warmup_steps_for",
+    "winsorize",
 ]
 
 

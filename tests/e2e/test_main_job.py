@@ -22,6 +22,8 @@ NODES = [
     "ImportSchemaGen",
     "StatisticsGen",
     "ExampleValidator",
+    "TrainingStatistics",
+    "OutlierDetector",
     "Transform",
     "NormalizationValidator",
     "GuardedTrainer",
@@ -79,6 +81,42 @@ def test_normalization_is_fitted_on_train_alone(main_job: Run) -> None:
         assert abs(pooled.mean()) + abs(pooled.std() - 1) > 5e-4
 
 
+def test_outliers_are_flagged_and_the_rows_are_the_same(main_job: Run) -> None:
+    found = spikeguard.read_outliers(main_job.artifact("OutlierDetector", "anomalies"))
+    raw, treated = (
+        main_job.artifact("CsvExampleGen", "examples"),
+        main_job.artifact("OutlierDetector", "treated_examples"),
+    )
+    ids: dict[str, list[int]] = {}
+    for split in ("train", "eval"):
+        before, after = _rows(raw / f"Split-{split}"), _rows(treated / f"Split-{split}")
+        flags = [row.features.feature["outlier_flag"].int64_list.value[0] for row in after]
+        assert found["splits"][split] == {
+            "rows": len(before),
+            "kept": len(before),
+            "treated": 0,
+            "dropped": 0,
+            "flagged": sum(flags),
+            "written": len(before),
+        }
+        ids[split] = [row.features.feature["example_id"].int64_list.value[0] for row in after]
+        for row in after:
+            for name in ("outlier_score", "outlier_flag", "example_id"):
+                del row.features.feature[name]
+        assert after == before
+    # Late flights are what is odd in January; the worst of them is named, and its row is the one that training records.
+    worst = found["top_rows"][0]
+    assert worst["reasons"][0]["feature"] == "arr_delay"
+    assert worst["values"]["arr_delay"] == max(_floats(_rows(raw / "Split-train"), "arr_delay"))
+    transformed = _rows(main_job.artifact("Transform", "transformed_examples") / "Split-train")
+    trained = [row.features.feature["example_id"].int64_list.value[0] for row in transformed]
+    assert sorted(trained) == sorted(ids["train"])
+    assert worst["example_id"] in set(trained)
+    assert not {"outlier_score", "outlier_flag"} & set(transformed[0].features.feature)
+    (line,) = [line for line in main_job.output.splitlines() if line.split()[:1] == ["outliers"]]
+    assert f"{found['splits']['train']['flagged']:,} of {found['splits']['train']['rows']:,} train rows" in line
+
+
 def test_label_statistics_are_of_the_train_rows(main_job: Run) -> None:
     labels = _floats(_rows(main_job.artifact("CsvExampleGen", "examples") / "Split-train"), "arr_delay")
     recipe = json.loads((main_job.artifact("GuardedTrainer", "model_run") / "recipe.json").read_text())
@@ -128,7 +166,7 @@ def test_pushed_model_serves_raw_examples(main_job: Run) -> None:
 def test_naive_recipe_is_blocked_and_takes_over_what_is_unchanged(naive_job: Run) -> None:
     assert naive_job.status == 3, naive_job.errors
     assert naive_job.errors == ""
-    for node in ("CsvExampleGen", "StatisticsGen", "ExampleValidator"):
+    for node in ("CsvExampleGen", "StatisticsGen", "ExampleValidator", "TrainingStatistics", "OutlierDetector"):
         assert f"{node} cached in" in naive_job.output
     for node in ("Transform", "GuardedTrainer", "SpikeEvaluator", "StabilityReport"):
         assert f"{node} done in" in naive_job.output

@@ -21,6 +21,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, sche
 
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
+from spikeguard.components.guarded_trainer.model import read_features
 from spikeguard.components.guarded_trainer.recipe import Recipe
 from spikeguard.components.guarded_trainer.training import TrainingJob, train
 
@@ -193,6 +194,53 @@ def test_error_names_the_class_weights_when_there_are_too_few(tmp_path: pathlib.
     recipe = dataclasses.replace(job.recipe, loss="crossentropy", class_weights=(1.0, 2.0))
     with pytest.raises(InvalidArgumentError, match="class_weights must hold one weight for each of 5 classes"):
         train(dataclasses.replace(job, task="classification", recipe=recipe))
+
+
+def model_of_x(features: Any, label: Any, task: Any, recipe: Recipe) -> keras.Model:
+    """Takes all features, for Keras wants no others, and uses one: the same whatever else there is."""
+    inputs = {feature.name: keras.Input(feature.shape, name=feature.name) for feature in features}
+    flat = [keras.layers.Reshape((-1,))(keras.ops.cast(tensor, "float32")) for tensor in inputs.values()]
+    nothing = 0.0 * keras.ops.sum(keras.layers.Concatenate()(flat), axis=1, keepdims=True)
+    return keras.Model(inputs, keras.layers.Dense(label.classes, activation="softmax")(inputs["x"] + nothing))
+
+
+def test_weights_of_rows_act_as_weights_of_their_classes(tmp_path: pathlib.Path, graph: str) -> None:
+    # `word` is the class modulo 3.
+    losses, inputs = {}, {}
+    for name, weight, class_weights in (
+        ("rows", "word", None),
+        ("classes", None, (0.0, 1.0, 2.0, 0.0, 1.0)),
+        ("both", "word", (3.0,) * 5),
+    ):
+        job = _job(tmp_path / name, graph, _labels(200), _labels(50))
+        recipe = dataclasses.replace(job.recipe, loss="crossentropy", class_weights=class_weights, steps=10)
+        recipe = dataclasses.replace(recipe, checks_learning_rate=name == "both")
+        model_fn = f"{__name__}.model_of_x"
+        train(dataclasses.replace(job, task="classification", recipe=recipe, weight=weight, model_fn=model_fn))
+        losses[name] = read_curve(tmp_path / name / "run").loss
+        inputs[name] = json.loads((tmp_path / name / "run" / "recipe.json").read_text())["weight"]
+    np.testing.assert_allclose(losses["rows"], losses["classes"], rtol=1e-4)
+    assert losses["both"][0] == pytest.approx(3 * losses["rows"][0], rel=1e-5)
+    assert inputs == {"rows": "word", "classes": None, "both": "word"}
+
+
+def test_weight_is_no_input_of_the_model(tmp_path: pathlib.Path, graph: str) -> None:
+    features = read_features(tft.TFTransformOutput(graph), "y", weight="word")
+    assert [feature.name for feature in features] == ["image", "x"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ("price", r"weight 'price' in split 'train': is not among the transformed features \(example_id, image"),
+        ("y", "weight 'y' in split 'train': is not among"),
+        ("word", "weight 'word' in split 'train': is 0 in every row"),
+    ],
+)
+def test_weight_is_named_when_it_is_none(tmp_path: pathlib.Path, graph: str, weight: str, words: str) -> None:
+    job = _job(tmp_path, graph, [0.0, 3.0] * 50, _labels(50))
+    with pytest.raises(InvalidDataError, match=words):
+        train(dataclasses.replace(job, weight=weight))
 
 
 def linear_model(features: Any, label: Any, task: Any, recipe: Recipe) -> keras.Model:

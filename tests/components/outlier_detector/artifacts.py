@@ -1,4 +1,4 @@
-"""Runs TrainingStatistics and OutlierDetector on artifacts made of a few rows, without a pipeline around them."""
+"""Runs OutlierDetector on artifacts made of a few rows, without a pipeline around them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import pathlib
 from typing import Any
 
+import pyarrow as pa
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import standard_artifacts
 
@@ -17,8 +18,10 @@ from spikeguard.components.anomalies import read_anomalies
 from spikeguard.components.artifacts import OutlierModel
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.executor import Executor
-from spikeguard.components.outlier_detector.summary import read_summary
-from spikeguard.components.training_statistics.executor import Executor as StatisticsExecutor
+from spikeguard.components.outlier_detector.reading import SplitFile, read_rows
+from spikeguard.components.outlier_detector.summary import read_outliers
+from spikeguard.components.training_statistics.generators import RobustStatisticsGenerator, StatisticsConfig
+from spikeguard.components.training_statistics.reading import FILE_NAME
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 Row = dict[str, Any]
@@ -102,6 +105,42 @@ def _artifact(kind: Any, folder: pathlib.Path) -> Any:
     return artifact
 
 
+def _write_statistics(
+    folder: pathlib.Path,
+    examples: standard_artifacts.Examples,
+    config: DetectorConfig,
+    schema: schema_pb2.Schema | None,
+) -> pa.Schema:
+    """What TrainingStatistics writes of its split, by its own generator, without TFDV's passes. Returns the columns' types."""
+    splits = json.loads(examples.get_string_custom_property("custom_split_pattern") or "{}")
+    pattern = splits.get(config.split, f"Split-{config.split}/*")
+    files = sorted(pathlib.Path(examples.uri).glob(pattern))
+    payload: Any = examples.get_string_custom_property("payload_format") or "FORMAT_TF_EXAMPLE"
+    generator = RobustStatisticsGenerator(StatisticsConfig(config.label, config.task), schema)
+    accumulator, types = generator.create_accumulator(), {}
+    for path in files:
+        for rows in read_rows(SplitFile(config.split, str(path), payload)):
+            generator.add_input(accumulator, rows.batch)
+            types |= {field.name: field.type for field in rows.batch.schema if not pa.types.is_null(field.type)}
+    proto = generator.extract_output(accumulator)
+    proto.num_examples = accumulator.rows
+    target = folder / f"Split-{config.split}" / FILE_NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(statistics_pb2.DatasetFeatureStatisticsList(datasets=[proto]).SerializeToString())
+    return pa.schema(sorted(types.items()))
+
+
+def _schema_of(columns: pa.Schema) -> schema_pb2.Schema:
+    """Every feature optional, of any length, as SchemaGen infers it without shapes."""
+    schema = schema_pb2.Schema()
+    for field in columns:
+        kind = field.type.value_type
+        number = schema_pb2.INT if pa.types.is_integer(kind) else schema_pb2.FLOAT
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        schema.feature.add(name=field.name, type=number if is_number else schema_pb2.BYTES)
+    return schema
+
+
 def detect(
     folder: pathlib.Path,
     examples: standard_artifacts.Examples,
@@ -110,35 +149,25 @@ def detect(
     statistics_of: standard_artifacts.Examples | None = None,
     **settings: Any,
 ) -> Outcome:
-    """Describes the train split, infers a schema where none is given, and runs the detector."""
+    """Describes the train split, makes a schema where none is given, and runs the detector."""
     config = DetectorConfig(**settings)
-    context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_args)
     statistics = _artifact(standard_artifacts.ExampleStatistics, folder / "statistics")
-    inputs: dict[str, list[Any]] = {"examples": [statistics_of or examples]}
-    if schema is not None:
-        inputs["schema"] = [_artifact(standard_artifacts.Schema, folder / "schema")]
-        tfdv.write_schema_text(schema, str(folder / "schema" / "schema.pbtxt"))
-    described = {"label": config.label, "task": config.task}
-    properties = {"split": config.split, "config": json.dumps(described)}
-    StatisticsExecutor(context).Do(inputs, {"statistics": [statistics]}, properties)
-    if schema is None:
-        inputs["schema"] = [_artifact(standard_artifacts.Schema, folder / "schema")]
-        loaded = tfdv.load_stats_binary(str(folder / "statistics" / f"Split-{config.split}" / "FeatureStats.pb"))
-        tfdv.write_schema_text(
-            tfdv.infer_schema(loaded, infer_feature_shape=False), str(folder / "schema" / "schema.pbtxt")
-        )
+    columns = _write_statistics(folder / "statistics", statistics_of or examples, config, schema)
+    inputs = {"examples": [examples], "schema": [_artifact(standard_artifacts.Schema, folder / "schema")]}
+    tfdv.write_schema_text(schema or _schema_of(columns), str(folder / "schema" / "schema.pbtxt"))
     outputs = {
         "treated_examples": _artifact(standard_artifacts.Examples, folder / "treated"),
         "treated_schema": _artifact(standard_artifacts.Schema, folder / "treated_schema"),
         "anomalies": _artifact(standard_artifacts.ExampleAnomalies, folder / "anomalies"),
         "model": _artifact(OutlierModel, folder / "model"),
     }
-    inputs = {"examples": [examples], "schema": inputs["schema"], "statistics": [statistics]}
-    Executor(context).Do(inputs, {name: [value] for name, value in outputs.items()}, {"config": config.to_json()})
+    inputs["statistics"] = [statistics]
+    executor = Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam_args))
+    executor.Do(inputs, {name: [value] for name, value in outputs.items()}, {"config": config.to_json()})
     return Outcome(
         outputs["treated_examples"],
         tfdv.load_schema_text(str(folder / "treated_schema" / "schema.pbtxt")),
         outputs["anomalies"],
         outputs["model"],
-        read_summary(folder / "anomalies"),
+        read_outliers(folder / "anomalies"),
     )

@@ -21,7 +21,7 @@ from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.model import read_outlier_model
-from spikeguard.components.outlier_detector.summary import read_summary
+from spikeguard.components.outlier_detector.summary import read_outliers
 from spikeguard.pipelines.preprocessing import preprocessing_fn
 from tests.components.outlier_detector.artifacts import Outcome, Row, detect, examples_of, serialized, write_file
 
@@ -289,43 +289,60 @@ def test_drop_refuses_more_than_the_stated_share(tmp_path: pathlib.Path) -> None
         detect(tmp_path, examples, treatment="drop", max_dropped_share=0.005)
 
 
-BAD_ROWS: dict[str, tuple[list[Row], dict[str, set[str]]]] = {
-    "one row": ([{"x": 1.0, "y": 1.0}], {}),
-    "no number": ([{"c": "a"}, {"c": "b"}] * 10, {}),
-    "all missing": ([{"x": float(n), "z": []} for n in range(20)], {"z": {"All missing"}}),
-    "constant": ([{"x": 3.0, "z": float(n)} for n in range(20)], {"x": {"Constant"}}),
-    "infinite": ([{"x": float(n)} for n in range(20)] + [{"x": float("-inf")}, {"x": float("nan")}],
-                 {"x": {"Non-finite values", "Outliers"}}),
-    "huge": ([{"x": float(n) * 1e37} for n in range(20)] + [{"x": 3.4e38}], {}),
-    "integer overflow": ([{"x": n} for n in range(20)] + [{"x": 2**63 - 1}, {"x": -(2**63)}],
-                         {"x": {"Outliers", "Inexact integers"}}),
-    "unicode": ([{"é東": float(n), "c": "\U0001f600"} for n in range(20)], {"c": {"Constant"}}),
-    "not utf-8": ([{"c": b"\xff\xfe"}, {"c": b"a"}] * 10, {}),
-    "changing length": ([{"x": [1.0 * n] * (1 + n % 3)} for n in range(20)], {"x": {"Changing length"}}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD_ROWS)
-def test_unusual_rows_are_named_and_none_is_lost(tmp_path: pathlib.Path, case: str) -> None:
-    rows, expected = BAD_ROWS[case]
-    outcome = detect(tmp_path, examples_of(tmp_path / "examples", train=rows, eval=rows[:1]))
+def test_unusual_features_are_named_and_no_row_is_lost(tmp_path: pathlib.Path) -> None:
+    huge = [float(n) * 1e37 for n in range(20)] + [3.4e38, -3.4e38]
+    whole = [*range(20), 2**63 - 1, -(2**63)]
+    endless = [float(n) for n in range(20)] + [float("-inf"), float("nan")]
+    rows: list[Row] = [
+        {
+            "absent": [],
+            "constant": 3.0,
+            "endless": endless[n],
+            "huge": huge[n],
+            "ragged": [1.0 * n] * (1 + n % 3),
+            "whole": whole[n],
+            "é東": "\U0001f600" if n % 2 else "é",
+            "bytes": b"\xff\xfe" if n % 2 else b"a",
+        }
+        for n in range(22)
+    ]
+    evaluation: list[Row] = [{"absent": 1.0, "constant": 4.0, "ragged": [1.0] * 9, "bytes": "b", "new": 5.0}, {}]
+    outcome = detect(tmp_path, examples_of(tmp_path / "examples", train=rows, eval=evaluation))
     found = outcome.findings("train")
-    found.pop("", None)
-    assert found == expected
-    assert outcome.summary["splits"]["train"]["rows"] == len(rows)
-    assert len(outcome.records("train")) == len(rows)
-    assert len(outcome.records("eval")) == 1
-    assert read_outlier_model(outcome.model.uri).rows == len(rows)
+    assert found.pop("") == {"Outliers"}
+    assert found == {
+        "absent": {"All missing"},
+        "constant": {"Constant"},
+        "endless": {"Non-finite values", "Outliers"},
+        "ragged": {"Changing length"},
+        "whole": {"Outliers", "Inexact integers"},
+    }
+    found = outcome.findings("eval")
+    assert found["absent"] == {"Unseen in training"}
+    assert found["bytes"] == {"Unseen categories"}
+    assert found["huge"] == found["whole"] == {"All missing"}
+    assert (len(outcome.records("train")), len(outcome.records("eval"))) == (22, 2)
+    assert outcome.summary["splits"]["eval"]["rows"] == 2
+    (constant,) = [feature for feature in outcome.summary["features"] if feature["name"] == "constant"]
+    assert constant["counts"]["eval"] == dict.fromkeys(constant["counts"]["eval"], 0) | {"above": 1, "missing": 1}
+    assert outcome.summary["notes"] == ["Not in the forest, for their length changes: ragged."]
 
 
-def test_notes_say_why_there_is_no_forest(tmp_path: pathlib.Path) -> None:
-    outcome = detect(tmp_path / "one", examples_of(tmp_path / "one" / "examples", train=[{"x": 1.0}]))
+@pytest.mark.parametrize(
+    ("row", "note"),
+    [
+        ({"x": 1.0}, "No isolation forest: 1 rows are too few, 16 are the least."),
+        ({"c": "a"}, "No isolation forest: there is no numeric feature of a fixed length."),
+    ],
+    ids=["one row", "no number"],
+)
+def test_notes_say_why_there_is_no_forest(tmp_path: pathlib.Path, row: Row, note: str) -> None:
+    outcome = detect(tmp_path, examples_of(tmp_path / "examples", train=[row], eval=[]))
     assert outcome.summary["score"] is None
-    assert outcome.summary["notes"] == ["No isolation forest: 1 rows are too few, 16 are the least."]
+    assert outcome.summary["notes"] == [note]
     assert outcome.column("train", "outlier_score") == [None]
-    texts = examples_of(tmp_path / "text" / "examples", train=[{"c": "a"}] * 20)
-    outcome = detect(tmp_path / "text", texts)
-    assert outcome.summary["notes"] == ["No isolation forest: there is no numeric feature of a fixed length."]
+    assert outcome.summary["splits"]["eval"]["rows"] == 0
+    assert read_outlier_model(outcome.model.uri).forest is None
 
 
 def test_label_outside_the_schema_is_an_error(tmp_path: pathlib.Path) -> None:
@@ -435,7 +452,7 @@ def test_a_damaged_summary_is_named(tmp_path: pathlib.Path) -> None:
     for text, words in (("{", "cannot be read"), ('{"format": "other"}', "has the format 'other'")):
         (tmp_path / "outliers.json").write_text(text)
         with pytest.raises(InvalidDataError, match=words):
-            read_summary(tmp_path)
+            read_outliers(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,350 @@
+"""OutlierDetector: its time beside StatisticsGen's, its speed and memory as rows grow, its ranking beside scikit-learn's, and what
+each treatment buys.
+
+    python -m tests.bench.outliers --parts ranking,time,growth --rows 40000,160000 --rounds 3
+
+- ranking: area under the ROC curve and average precision of the forest that is fitted on drawn rows, as OutlierDetector fits
+  it, less those of scikit-learn's IsolationForest on all rows; same settings, several seeds. Data: breast_cancer with few
+  malignant cases, digits with one class made rare, and two synthetic sets. Speed of scoring on one core, interleaved.
+- time: executors in one process, on the same flights, taking turns: StatisticsGen, TrainingStatistics, OutlierDetector.
+- growth: the flights repeated with jitter; rows per second, and the process's peak memory, of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import RESULTS
+
+_PARTS = ("ranking", "time", "growth")
+_TREES, _MAX_SAMPLES = 100, 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """One data set and seed."""
+
+    data: str
+    seed: int
+    rows: int
+    auc: float
+    peer_auc: float
+    precision: float
+    """Average precision."""
+    peer_precision: float
+    seconds: float
+    """Of scoring all rows, on one core."""
+    peer_seconds: float
+
+
+def labelled_sets(size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows and whether each is an anomaly; synthetic sets have `size` rows."""
+    from sklearn.datasets import load_breast_cancer, load_digits
+
+    random = np.random.default_rng(0)
+    cancer, digits = load_breast_cancer(), load_digits()
+    is_malignant, is_zero = cancer.target == 0, digits.target == 0
+    kept = ~is_malignant | (np.cumsum(is_malignant) <= 20)
+    rare = ~is_zero | (np.cumsum(is_zero) <= 20)
+    anomalies = size // 50
+    clusters = random.normal(size=(size, 10)) + random.choice([-4.0, 0.0, 4.0], size=(size, 1))
+    clusters[:anomalies] = random.uniform(-9, 9, size=(anomalies, 10))
+    skewed = random.lognormal(size=(size, 5))
+    skewed[:anomalies] *= random.choice([0.05, 6.0], size=(anomalies, 5))
+    is_anomaly = np.arange(size) < anomalies
+    return {
+        "breast_cancer": (cancer.data[kept], is_malignant[kept]),
+        "digits, 0 rare": (digits.data[rare], is_zero[rare]),
+        "clusters": (clusters, is_anomaly),
+        "skewed": (skewed, is_anomaly),
+    }
+
+
+def measure_ranking(seeds: int, size: int) -> list[Ranking]:
+    """Every data set with every seed."""
+    from sklearn.ensemble import IsolationForest
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    from spikeguard.components.outlier_detector.forest import fit_forest
+    from spikeguard.components.outlier_detector.sampling import RowSample
+
+    found = []
+    for name, (values, is_anomaly) in labelled_sets(size).items():
+        rows = values.astype(np.float32)
+        for seed in range(seeds):
+            sample = RowSample.empty(_TREES * _MAX_SAMPLES, rows.shape[1], seed).add(rows).rows()
+            ours = fit_forest(sample, _TREES, _MAX_SAMPLES, seed)
+            theirs = IsolationForest(n_estimators=_TREES, max_samples=_MAX_SAMPLES, random_state=seed + 10_000).fit(
+                rows
+            )
+            scores, seconds = _timed(functools.partial(ours.score, rows))
+            peer_scores, peer_seconds = _timed(functools.partial(theirs.score_samples, rows))
+            found.append(
+                Ranking(
+                    name,
+                    seed,
+                    len(rows),
+                    float(roc_auc_score(is_anomaly, scores)),
+                    float(roc_auc_score(is_anomaly, -peer_scores)),
+                    float(average_precision_score(is_anomaly, scores)),
+                    float(average_precision_score(is_anomaly, -peer_scores)),
+                    seconds,
+                    peer_seconds,
+                )
+            )
+    return found
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def write_flights(folder: pathlib.Path, rows: int) -> Any:
+    """An Examples artifact of the year's flights, repeated with jitter up to the number of rows; two of three in train."""
+    import pandas as pd
+    import pyarrow as pa
+    import tensorflow as tf
+    from tfx.types import standard_artifacts
+    from tfx_bsl.coders import example_coder
+
+    from spikeguard.pipelines import flights
+
+    frame = pd.read_csv(flights.write_csv("delay", range(1, 13), folder / "csv"))
+    random = np.random.default_rng(0)
+    writers = {}
+    for split in ("train", "eval"):
+        path = folder / "examples" / f"Split-{split}" / "data_tfrecord-00000-of-00001.gz"
+        path.parent.mkdir(parents=True)
+        writers[split] = tf.io.TFRecordWriter(str(path), "GZIP")
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    for start in range(0, rows, 20_000):
+        places = np.arange(start, min(rows, start + 20_000))
+        part = frame.iloc[places % len(frame)]
+        columns = {}
+        for name in frame.columns:
+            values = part[name].to_numpy()
+            kind = pa.float32() if values.dtype.kind == "f" else pa.int64() if values.dtype.kind == "i" else pa.binary()
+            if values.dtype.kind == "f" and start >= len(frame):
+                values = values * random.normal(1.0, 1e-3, size=len(values))
+            columns[name] = pa.array(
+                [[] if value != value else [value] for value in values.tolist()], pa.large_list(kind)
+            )
+        encoded = encoder.encode(pa.RecordBatch.from_arrays(list(columns.values()), list(columns)))
+        for place, record in zip(places, encoded, strict=True):
+            writers["eval" if place % 3 == 2 else "train"].write(record)
+    for writer in writers.values():
+        writer.close()
+    examples = standard_artifacts.Examples()
+    examples.uri, examples.split_names = str(folder / "examples"), '["train", "eval"]'
+    examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
+    return examples
+
+
+class _Nodes:
+    """The executors of the three components on one artifact."""
+
+    def __init__(self, folder: pathlib.Path, examples: Any) -> None:
+        from spikeguard.pipelines.config import LOCAL_BEAM_ARGS
+        from spikeguard.schemas import schema_path
+
+        self._folder, self._examples, self._round = folder, examples, 0
+        self._args = list(LOCAL_BEAM_ARGS)
+        (folder / "schema").mkdir()
+        schema = pathlib.Path(schema_path("flights_delay")).read_bytes()
+        (folder / "schema" / "schema.pbtxt").write_bytes(schema)
+
+    def run(self, node: str) -> float:
+        """Seconds of one node, in a fresh output folder."""
+        from tfx.components.statistics_gen.executor import Executor as StatisticsGen
+        from tfx.dsl.components.base import base_beam_executor
+        from tfx.types import standard_artifacts
+
+        from spikeguard.components.artifacts import OutlierModel
+        from spikeguard.components.outlier_detector.config import DetectorConfig
+        from spikeguard.components.outlier_detector.executor import Executor as OutlierDetector
+        from spikeguard.components.training_statistics.executor import Executor as TrainingStatistics
+
+        self._round += 1
+        context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=self._args, unique_id=str(self._round))
+        inputs = {"examples": [self._examples], "schema": [self._artifact(standard_artifacts.Schema, "schema")]}
+        label = {"label": "arr_delay", "task": "regression"}
+        if node == "StatisticsGen":
+            outputs = {"statistics": standard_artifacts.ExampleStatistics}
+            properties, executor = {"exclude_splits": "[]"}, StatisticsGen(context)
+            inputs.pop("schema")
+        elif node == "TrainingStatistics":
+            outputs = {"statistics": standard_artifacts.ExampleStatistics}
+            properties, executor = {"split": "train", "config": json.dumps(label)}, TrainingStatistics(context)
+        else:
+            inputs["statistics"] = [self._artifact(standard_artifacts.ExampleStatistics, "described/statistics")]
+            outputs = {
+                "treated_examples": standard_artifacts.Examples,
+                "treated_schema": standard_artifacts.Schema,
+                "anomalies": standard_artifacts.ExampleAnomalies,
+                "model": OutlierModel,
+            }
+            properties, executor = {"config": DetectorConfig(**label).to_json()}, OutlierDetector(context)
+        target = "described" if node == "TrainingStatistics" else f"{node}-{self._round}"
+        written = {name: [self._artifact(kind, f"{target}/{name}")] for name, kind in outputs.items()}
+        _, seconds = _timed(lambda: executor.Do(inputs, written, properties))
+        return seconds
+
+    def _artifact(self, kind: Any, name: str) -> Any:
+        artifact = kind()
+        artifact.uri = str(self._folder / name)
+        (self._folder / name).mkdir(parents=True, exist_ok=True)
+        return artifact
+
+
+NODES = ("StatisticsGen", "TrainingStatistics", "OutlierDetector")
+
+
+def measure_time(rounds: int, rows: int) -> list[dict[str, Any]]:
+    """Seconds of every node, in turns; the first turn, which loads what later ones have, does not count."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = _Nodes(pathlib.Path(folder), write_flights(pathlib.Path(folder), rows))
+        for number in range(-1, rounds):
+            seconds = {node: nodes.run(node) for node in NODES}
+            if number >= 0:
+                ratio = (seconds["TrainingStatistics"] + seconds["OutlierDetector"]) / seconds["StatisticsGen"]
+                found.append({"round": number, "rows": rows, **seconds, "ratio": ratio, "load": os.getloadavg()[0]})
+    return found
+
+
+def measure_growth(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Each size in a process of its own, whose peak memory is its own."""
+    found = []
+    for rows in sizes:
+        command = [sys.executable, "-m", "tests.bench.outliers", "--grow-one", str(rows)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+def _grow_one(rows: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = _Nodes(pathlib.Path(folder), write_flights(pathlib.Path(folder), rows))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds = {node: nodes.run(node) for node in NODES[1:]}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "rows": rows,
+        **{f"{node} rows/s": rows / seconds[node] for node in NODES[1:]},
+        "peak_mb": peak,
+        "before_mb": before,
+        "load": os.getloadavg()[0],
+    }
+
+
+def report(results: dict[str, list[dict[str, Any]]], folder: pathlib.Path) -> None:
+    """Prints a table per part, and writes them as Markdown and JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = [f"# OutlierDetector ({os.cpu_count()} cores)"]
+    for part, rows in results.items():
+        header = list(rows[0])
+        cells = [
+            [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in header] for row in rows
+        ]
+        table = Table(*header, title=part)
+        for row in cells:
+            table.add_row(*row)
+        Console(width=160).print(table)
+        lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *cells)]
+        text.append(f"## {part}\n\n" + "\n".join(lines))
+    (folder / "outliers.md").write_text("\n\n".join(text) + "\n")
+    (folder / "outliers.json").write_text(json.dumps(results, allow_nan=False, indent=1) + "\n")
+
+
+def _means(found: Sequence[Ranking]) -> list[dict[str, Any]]:
+    result = []
+    for data in dict.fromkeys(one.data for one in found):
+        of_data = [one for one in found if one.data == data]
+
+        def mean(name: str, rows: Sequence[Ranking] = of_data) -> float:
+            return float(np.mean([getattr(one, name) for one in rows]))
+
+        result.append(
+            {
+                "data": data,
+                "rows": of_data[0].rows,
+                "seeds": len(of_data),
+                "auc": mean("auc"),
+                "auc - peer": mean("auc") - mean("peer_auc"),
+                "ap": mean("precision"),
+                "ap - peer": mean("precision") - mean("peer_precision"),
+                "rows/s": float(np.median([one.rows / one.seconds for one in of_data])),
+                "time over peer": float(np.median([one.seconds / one.peer_seconds for one in of_data])),
+            }
+        )
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Measures and reports from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(_PARTS))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--labelled-rows", type=int, default=40_000, help="of each synthetic set")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--time-rows", type=int, default=327_346, help="flights for the time; all of the year by default"
+    )
+    parser.add_argument("--rows", default="300000,1000000,3000000,10000000", help="sizes to grow to")
+    parser.add_argument("--grow-one", type=int, help="one size in this process, printed as JSON")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder")
+    given = parser.parse_args(argv)
+    if given.grow_one is not None:
+        print(json.dumps(_grow_one(given.grow_one)))
+        return {}
+    if unknown := sorted(set(given.parts.split(",")) - set(_PARTS)):
+        parser.error(f"--parts must name some of {', '.join(_PARTS)}; got {', '.join(unknown)}.")
+    results: dict[str, list[dict[str, Any]]] = {}
+    for part in given.parts.split(","):
+        if part == "ranking":
+            results[part] = _means(measure_ranking(given.seeds, given.labelled_rows))
+        elif part == "time":
+            results[part] = measure_time(given.rounds, given.time_rows)
+        else:
+            results[part] = measure_growth([int(rows) for rows in given.rows.split(",")])
+    report(results, given.output)
+    return results
+
+
+@pytest.mark.bench
+def test_outliers() -> None:
+    results = main([])
+    for row in results["ranking"]:
+        assert abs(row["auc - peer"]) < 0.005
+        assert abs(row["ap - peer"]) < 0.005
+
+
+def test_smoke_of_the_outliers_bench(tmp_path: pathlib.Path) -> None:
+    results = main(["--parts", "ranking", "--seeds", "2", "--labelled-rows", "2000", "--output", str(tmp_path)])
+    assert [row["data"] for row in results["ranking"]] == ["breast_cancer", "digits, 0 rare", "clusters", "skewed"]
+    assert results["ranking"][2]["auc"] > 0.9
+    assert json.loads((tmp_path / "outliers.json").read_text()) == results
+    assert (tmp_path / "outliers.md").read_text().count("| 2 |") == 4
+
+
+if __name__ == "__main__":
+    main()
