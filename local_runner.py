@@ -264,6 +264,7 @@ def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, st
         return [("verdict", "nothing was trained")]
     spikes = evaluation["spikes"]
     highest = max(spikes, key=lambda spike: spike["height"], default=None)
+    causes = _cause_of(highest or evaluation["course"])
     spikes_text = str(len(spikes))
     if highest:
         spikes_text += f", the highest at step {highest['peak_step']}: loss {highest['loss_at_peak']:.4g} where {highest['expected_loss']:.4g} was expected"
@@ -271,7 +272,7 @@ def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, st
     return [
         ("verdict", f"{evaluation['verdict']} over {points} steps"),
         ("spikes", spikes_text),
-        *(("cause", line) for line in _cause_of(highest)),
+        *(("cause", line) for line in causes),
         ("guard", f"intervened in {result.interventions} steps" if config.recipe.is_guarded else "off"),
         *(("recipe", warning) for warning in result.warnings),
     ]

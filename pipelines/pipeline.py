@@ -76,7 +76,8 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
     imbalance_detectors = []
     if config.task == "classification":
         imbalance_detector = ImbalanceDetector(
-            statistics=statistics_gen.outputs["statistics"],
+            # The one describes every split, the other counts the classes of train whatever their type.
+            statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
             config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
         )
         imbalance_detectors = [imbalance_detector]
@@ -116,6 +117,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         examples=examples,
         transform_graph=transform.outputs["transform_graph"],
         transformed_examples=transform.outputs["transformed_examples"],
+        statistics=None if config.outliers == "drop" else training_statistics.outputs["statistics"],
         label=config.label,
     )
     blessed_model = Resolver(
@@ -133,7 +135,13 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             weight=weight,
             class_weights=imbalance_detector.outputs["class_weights"] if config.recipe.balance == "weights" else None,
         )
-        spike_evaluator = SpikeEvaluator(model_run=trainer.outputs["model_run"])
+        spike_evaluator = SpikeEvaluator(
+            model_run=trainer.outputs["model_run"],
+            findings=[
+                normalization.outputs["anomalies"],
+                *(detector.outputs["anomalies"] for detector in outlier_detectors),
+            ],
+        )
         with Cond(_is_blessed(spike_evaluator)):
             evaluator = Evaluator(
                 examples=example_gen.outputs["examples"],
@@ -159,7 +167,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         ],
         statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
         class_weights=[detector.outputs["class_weights"] for detector in imbalance_detectors] or None,
-        infra_blessing=spike_evaluator.outputs["blessing"],
+        infra_blessing=[normalization.outputs["blessing"], spike_evaluator.outputs["blessing"]],
         model_evaluation=evaluator.outputs["evaluation"],
         model_blessing=evaluator.outputs["blessing"],
         pushed_model=pusher.outputs["pushed_model"],

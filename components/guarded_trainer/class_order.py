@@ -61,13 +61,15 @@ def weights_by_id(
         reason = "are of a multi-hot label" if balance.kind == "multi_hot" else "hold no weight"
         raise InvalidDataError(where, reason, " ".join(balance.notes) or "Give a label with one class per row.")
     ids = class_ids(transform_output, label, list(balance.weights))
-    by_id = {ids[name]: weight for name, weight in balance.weights.items()}
+    # A class whose rows were all dropped before the transform has no id there.
+    known = {name: place for name, place in ids.items() if 0 <= place < len(class_counts)}
+    by_id = {place: balance.weights[name] for name, place in known.items()}
     lacking = [place for place, rows in enumerate(class_counts) if rows and place not in by_id]
-    if lacking or len(by_id) < len(ids):
+    if lacking or len(by_id) < len(known):
         raise InvalidDataError(
             where,
-            f"do not fit the transformed label: class id {lacking[0] if lacking else min(ids.values())} has"
-            f" {'no weight' if lacking else 'several'}",
+            "do not fit the transformed label: "
+            + (f"class id {lacking[0]} has no weight" if lacking else "two classes have the same id"),
             "Make them from the statistics of the examples that Transform takes.",
         )
     return tuple(by_id.get(place, 1.0) for place in range(len(class_counts)))

@@ -192,6 +192,7 @@ class _Look:
         self.culprit = self._find_culprit(levels)
         self._batch = batches[self.culprit]
         self.surplus = reference.surplus_class(self._batch)
+        self.rare_share = self._share_of_loss(reference.rare_rows(self._batch))
         self.off_share = float(np.mean(self._distances[self.culprit] > 1.0))
         self.shifted = reference.shifted_columns(self._batch)
         self.steady, self.amounts = steadiness(reference.layout, batches)
@@ -200,21 +201,27 @@ class _Look:
     def _find_culprit(self, levels: Floats) -> int:
         """Place of the step whose batch is to blame; what follows the first high loss may be its aftermath.
 
-        The first step up to there with something unusual in its batch; else the first high one, where it was high with
-        the kept weights, too; else the one whose update raised the level most.
+        The first high step, where its batch is high with the kept weights, too; else a step up to there with something
+        unusual in its batch; else the one whose update raised the level most.
         """
         first = min(self._first, len(self._kept.batches) - 1)
+        own = _mean(self._losses[first])
+        rise = float(self._replayed_losses[first]) - self._kept.expected
+        if first == 0 or own - self._kept.expected > 0.5 * rise:
+            return first
         oddity = np.array([self._oddity(place) for place in range(first + 1)])
         if oddity[-3:].max() >= _ODD:
             return max(0, first - 2) + int(np.argmax(oddity[-3:]))
         if oddity.max() >= 2.0 * _ODD:
             return int(np.argmax(oddity))
-        own = _mean(self._losses[first])
-        if first == 0 or own - self._kept.expected > 0.5 * (self._replayed_losses[first] - self._kept.expected):
-            return first
         with np.errstate(invalid="ignore"):
             jumps = np.nan_to_num(np.diff(levels)[: first + 1], nan=np.inf, posinf=np.inf)
         return int(np.argmax(jumps))
+
+    def _share_of_loss(self, rows: Bools) -> float:
+        """Share of the culprit's loss in some of its rows."""
+        losses = np.maximum(np.nan_to_num(self._losses[self.culprit]), 0.0)
+        return float(losses[rows].sum() / losses.sum()) if losses.sum() > 0 else 0.0
 
     def _oddity(self, place: int) -> float:
         """How unusual a batch is, 1 for at the edge of what is usual."""
@@ -258,7 +265,7 @@ class _Look:
             found.append(rescaled(batches, reference))
         if len(self.raw):
             found.append(standardized(batches, reference))
-        if self.surplus[0] >= _UNUSUAL:
+        if self.surplus[0] >= _UNUSUAL or self.rare_share >= 0.5:
             found.append(with_usual_classes(batches, reference, seed))
         usual = float(np.median([len(batch) for batch in batches]))
         if usual <= 64 or len(self._batch) < 0.75 * usual:
@@ -298,6 +305,7 @@ class _Look:
             "surplus_class": self.surplus[1],
             "rows_of_surplus_class": self.surplus[2],
             "expected_rows_of_surplus_class": self.surplus[3],
+            "rare_share_of_loss": self.rare_share,
             "reference_rows": len(reference.rows),
             "sampling_chance": self._sampling_chance(),
         }

@@ -21,6 +21,8 @@ _TAILS = (0.005, 0.995)
 _SHIFT, _STRETCH = 4.0, 4.0
 # Ordinary rows that a class must have for a fence of its own, and rows that a batch must for a scale.
 _FEWEST = 8
+# Share of the rows below which a class is rare.
+_RARE = 0.05
 # Distinct values from which a column is an amount and not a flag.
 _AMOUNT = 10
 
@@ -131,6 +133,14 @@ class Reference:
         if classes is None or self.class_shares is None:
             return np.zeros(len(batch), dtype=bool)
         return np.asarray(self.class_shares[np.clip(classes, 0, self.layout.classes - 1)] < _FEWEST)
+
+    def rare_rows(self, batch: Batch) -> Bools:
+        """Rows of a class that less than a twentieth of the ordinary rows have. Shape (rows,)."""
+        classes = self.layout.class_of(batch)
+        if classes is None or self.class_shares is None or not self.class_shares.sum():
+            return np.zeros(len(batch), dtype=bool)
+        shares = self.class_shares / self.class_shares.sum()
+        return np.asarray(shares[np.clip(classes, 0, self.layout.classes - 1)] < _RARE)
 
     def shifted_columns(self, batch: Batch) -> npt.NDArray[np.int64]:
         """Columns that have another unit in this batch than in ordinary rows."""

@@ -40,6 +40,8 @@ _SUMMARIES: dict[str, str] = {
     "scaled": "Not soundly scaled",
     "same_distribution": "Skew after scaling",
 }
+# Names that are listed in one sentence.
+_MOST_NAMES = 5
 # The statuses of a feature's columns, the one that counts first.
 _ORDER: tuple[Status, ...] = ("refuted", "undecidable", "proven", "not_applicable")
 
@@ -95,13 +97,13 @@ class Report:
 
     @property
     def blocked_by(self) -> tuple[str, ...]:
-        """One sentence for each ERROR."""
-        errors = [
-            f"{feature.name}: {check.text}" if feature.name is not None else check.text
-            for feature in self.features
-            for check in feature.checks
-            if check.severity == "ERROR"
-        ]
+        """What speaks against training, once for all features of which the same is said."""
+        names_of: dict[str, list[str]] = {}
+        for feature in self.features:
+            for check in feature.checks:
+                if check.severity == "ERROR":
+                    names_of.setdefault(check.text, []).extend([feature.name] if feature.name is not None else [])
+        errors = [f"{_listed(names)}: {text}" if names else text for text, names in names_of.items()]
         return (*self.failures, *errors)
 
     @property
@@ -120,6 +122,11 @@ class Report:
         if first is not None:
             found[first] += [Finding(None, "ERROR", "Normalization not validated", text) for text in self.failures]
         return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def worst(checks: Sequence[Check]) -> Check:

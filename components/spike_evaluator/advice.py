@@ -36,7 +36,7 @@ class Advice:
     flags: tuple[str, ...]
     """The same as flags of `local_runner.py`."""
     spikes: int
-    """Spikes whose first cause it removes."""
+    """Spikes for which the cause is verified or likely."""
     verified: int
     """Of these, those where a replay without the cause was calm."""
     steps: tuple[int, ...]
@@ -62,9 +62,9 @@ def advise(evaluation: result.Evaluation | Mapping[str, Any]) -> tuple[Advice, .
     events = [*content["spikes"], *([content["course"]] if content.get("course") else [])]
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for event in events:
-        first = next(iter(event["causes"]), None)
-        if first is not None and first["status"] != "unknown":
-            found.setdefault(first["cause"], []).append((event["peak_step"], first))
+        for one in event["causes"]:
+            if one["status"] != "unknown":
+                found.setdefault(one["cause"], []).append((event["peak_step"], one))
     changes = [_advice(cause, found[cause]) for cause in _ORDER if cause in found]
     if events:
         guard = {"is_guarded": True, "schedule": "cosine", "warmup_steps": None}

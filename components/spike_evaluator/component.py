@@ -27,6 +27,7 @@ class SpikeEvaluatorSpec(ComponentSpec):  # type: ignore[misc]
         "model_run": ChannelParameter(type=standard_artifacts.ModelRun),
         "infra_blessing": ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
         "anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies, optional=True),
+        "findings": ChannelParameter(type=standard_artifacts.ExampleAnomalies, optional=True),
         "baseline_run": ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
     }
     OUTPUTS = {
@@ -75,6 +76,7 @@ class SpikeEvaluator(base_component.BaseComponent):  # type: ignore[misc]
         infra_blessing: BaseChannel | None = None,
         anomalies: BaseChannel | Sequence[BaseChannel] | None = None,
         baseline_run: BaseChannel | None = None,
+        findings: BaseChannel | Sequence[BaseChannel] | None = None,
     ) -> None:
         """Constructs the component.
 
@@ -90,15 +92,20 @@ class SpikeEvaluator(base_component.BaseComponent):  # type: ignore[misc]
             The newest run is not the one that was pushed last: no resolver of TFX leads from a pushed model to its run, so
             import that one (`tfx.dsl.Importer`) where a run that was blocked must not become the measure. A baseline
             that cannot be read, or that holds several curves, blocks.
+          findings: channel or channels of type `ExampleAnomalies`, of OutlierDetector and NormalizationValidator, that are
+            evidence for the causes of spikes and block nothing; `anomalies` are evidence, too.
         """
         if anomalies is not None and not isinstance(anomalies, BaseChannel):
             anomalies = channel_utils.union(anomalies)
+        if findings is not None and not isinstance(findings, BaseChannel):
+            findings = channel_utils.union(findings)
         super().__init__(
             spec=SpikeEvaluatorSpec(
                 model_run=model_run,
                 infra_blessing=infra_blessing,
                 anomalies=anomalies,
                 baseline_run=baseline_run,
+                findings=findings,
                 policy=json.dumps(dataclasses.asdict(policy or SpikePolicy())),
                 detection=json.dumps(dataclasses.asdict(detection or DetectionConfig())),
                 evaluation=Channel(type=SpikeEvaluation),

@@ -50,7 +50,9 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
         if "anomalies" in input_dict:
             objections += _anomaly_objections(input_dict["anomalies"])
         evaluation = _evaluate(model_run.uri, detection, policy, baseline)
-        evaluation = _attribute(evaluation, model_run.uri, input_dict.get("anomalies", []))
+        evaluation = _attribute(
+            evaluation, model_run.uri, [*input_dict.get("findings", []), *input_dict.get("anomalies", [])]
+        )
         evaluation = dataclasses.replace(evaluation, objections=objections)
         logger.info("The curve is %s. %s", evaluation.verdict, "; ".join(evaluation.blocked_by))
         result.write(evaluation, artifact_utils.get_single_uri(output_dict["evaluation"]))

@@ -11,7 +11,8 @@
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
                  "peak_epoch": number or null, "causes": [cause, ...], the most likely first}],
-     "course": as one of "spikes", where the run diverged, or null where it did not or a spike tells of it,
+     "course": as one of "spikes", where the run diverged or, "recovered", rose before it settled, or null where it did
+               neither or a spike tells of it,
      "explained": [{"start_step", "peak_step", "end_step", "reason"}],
      "validation_spikes": as "spikes", without causes,
      "levels": {"first", "best", "final", "noise"}, null where unknown,

@@ -47,7 +47,8 @@ def _details(evaluation: Evaluation) -> list[str]:
         lines.append(f"and {len(spikes) - _LISTED} lower spikes")
     if evaluation.course is not None:
         start, causes = evaluation.course
-        lines.append(f"from {kind} {start.start_step} on the loss diverged")
+        rose = f"{kind} {start.peak_step}: {start.loss_at_peak:.4g} before the loss settled"
+        lines.append(rose if start.recovered else f"from {kind} {start.start_step} on the loss diverged")
         lines += [f"  {line}" for line in cause_lines(causes)]
     return lines + _facts(evaluation)
 

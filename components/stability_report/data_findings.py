@@ -36,7 +36,10 @@ def anomaly_rows(sources: Iterable[Source]) -> tuple[list[dict[str, Any]], list[
             except SpikeguardError as error:
                 problems.append(f"The anomalies of {source.node or 'a validator'} could not be read: {error}")
     names = ("source", "feature", "severity", "summary", "text")
-    rows = [{**dict(zip(names, key, strict=True)), "split": ", ".join(found)} for key, found in splits_of.items()]
+    rows = [
+        {**dict(zip(names, key, strict=True)), "split": ", ".join(filter(None, found))}
+        for key, found in splits_of.items()
+    ]
     return sorted(rows, key=lambda row: _SEVERITY_RANK[row["severity"]]), problems
 
 

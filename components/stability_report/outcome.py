@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from spikeguard.components.spike_evaluator.advice import advise
 from spikeguard.components.stability_report.content import Json, Status
 from spikeguard.components.stability_report.sources import (
     INFRA_BLESSING,
     MODEL_BLESSING,
     PUSHED_MODEL,
+    SPIKE_EVALUATION,
     Source,
     of_type,
 )
@@ -36,11 +38,12 @@ def gates_of(
     sources: Sequence[Source], evaluation: Json | None, metrics: Sequence[Json], has_pusher: bool
 ) -> list[Json]:
     """Every gate's outcome, in the order in which they stand."""
+    # The curve's own gate is told of below, from its evaluation.
+    judges = {source.node for source in of_type(sources, SPIKE_EVALUATION)}
     gates = [
         _gate(source.node or "A validator", source.is_blessed, str(source.properties.get("reasons", "")))
         for source in of_type(sources, INFRA_BLESSING)
-        # The curve's own gate is told of below, from its evaluation.
-        if "verdict" not in source.properties or evaluation is None
+        if source.node not in judges or evaluation is None
     ]
     if evaluation is not None:
         gates.append(_gate("SpikeEvaluator", bool(evaluation.get("blessed")), "; ".join(_blocked_by(evaluation))))
@@ -128,23 +131,20 @@ def _pushed(sources: Sequence[Source]) -> Any:
 
 
 def advice_of(evaluation: Json | None, recipe: Json | None, class_balance: Sequence[Json]) -> list[Json]:
-    """What to do, from all that has advice to give, each piece once: causes of spikes first, the verified ones before others."""
-    rank = {"verified": 0, "likely": 1}  # Of other causes there is too little evidence to act on.
-    spikes = [*((evaluation or {}).get("spikes") or []), (evaluation or {}).get("course") or {}]
-    causes = [cause for spike in spikes for cause in spike.get("causes") or [] if cause.get("status") in rank]
+    """What to do, from all that has advice to give, each piece once: first what removes causes, last the guard for the rest."""
     found: list[Json] = []
-    for cause in sorted(causes, key=lambda cause: rank[cause["status"]]):
-        remedy = cause.get("remedy")
-        text, flags = (remedy.get("text"), remedy.get("flags")) if isinstance(remedy, dict) else (remedy, None)
-        found.append({"text": text, "source": f"cause: {cause.get('cause')}", "flags": flags or []})
-    for entry in (evaluation or {}).get("advice") or []:
-        entry = entry if isinstance(entry, dict) else {"text": entry}
-        found.append({"text": entry.get("text"), "source": "SpikeEvaluator", "flags": entry.get("flags") or []})
+    last: list[Json] = []
+    for change in advise({"spikes": [], **evaluation}) if evaluation is not None else ():
+        source = (
+            f"{change.cause}: {change.spikes} {'spike' if change.spikes == 1 else 'spikes'}, {change.verified} verified"
+        )
+        where, named = (found, source) if change.spikes else (last, change.cause)
+        where.append({"text": change.text, "source": named, "flags": list(change.flags)})
     found += [{"text": text, "source": "range test", "flags": []} for text in (recipe or {}).get("warnings") or []]
     for content in class_balance:
         found += [{"text": text, "source": content["source"], "flags": []} for text in content.get("advice") or []]
     once: dict[str, Json] = {}
-    for entry in found:
+    for entry in [*found, *last]:
         if entry["text"]:
             once.setdefault(entry["text"], entry)
     return list(once.values())

@@ -176,8 +176,19 @@ def _environment() -> jinja2.Environment:
     environment.filters["sentence"] = _sentence
     environment.filters["plain"] = plain_numbers
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["by_outliers"] = _by_outliers
     environment.filters["histogram"] = lambda feature: markupsafe.Markup(histogram_picture(feature))
     return environment
+
+
+def _by_outliers(features: Sequence[Json]) -> list[Json]:
+    """Entries of `outliers.json`, those with the most values outside of their fences first."""
+
+    def outside(feature: Json) -> int:
+        counts = (feature.get("counts") or {}).values()
+        return sum(count or 0 for of_split in counts for name, count in of_split.items() if name != "missing")
+
+    return sorted(features, key=outside, reverse=True)
 
 
 def _shown(value: Any) -> Any:

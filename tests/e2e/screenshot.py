@@ -14,11 +14,7 @@ from tests.browser import Browser, open_browser, opened
 def take(browser: Browser, page: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     """Saves what a person first sees of a report, and returns the picture's path."""
     with opened(browser, page, width=1100) as (window, complaints):
-        window.set_viewport_size({"width": 1100, "height": 860})
-        spikes = window.locator(".mark")
-        if spikes.count():
-            spikes.first.click()
-            window.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        window.set_viewport_size({"width": 1100, "height": 1160})
         window.screenshot(path=target)
     assert complaints == []
     return target

@@ -97,6 +97,21 @@ def test_gaps_and_odd_names_are_no_obstacle(clone: pathlib.Path) -> None:
     assert "verdict  stable over 300 steps" in run.output
 
 
+def test_data_that_were_scaled_before_the_split_are_not_trained_on(clone: pathlib.Path) -> None:
+    # scikit-learn's own copy of these data is centered and divided over all rows.
+    load_diabetes(as_frame=True).frame.to_csv(clone / "scaled.csv", index=False)
+    run = shell("python3 -m uv run local_runner.py --data scaled.csv --label target --task regression", clone)
+    assert run.status == 3, run.errors + run.output
+    assert run.errors == ""
+    assert "NormalizationValidator done in" in run.output
+    for node in ("GuardedTrainer", "SpikeEvaluator", "Evaluator", "Pusher"):
+        assert f"{node} skipped in" in run.output
+    assert "verdict  nothing was trained" in run.output
+    assert (
+        "age, bmi, bp, s1, s2 and 4 more: The raw numbers are normalized (unit norm) over train + eval" in run.pushed_to
+    )
+
+
 def test_empty_split_is_named(clone: pathlib.Path) -> None:
     rows = [(a, a * 3 % 17) for a in range(400) if _bucket(a, a * 3 % 17) < 2]
     (clone / "train_only.csv").write_text("a,y\n" + "".join(f"{a},{y}\n" for a, y in rows))

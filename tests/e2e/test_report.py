@@ -34,13 +34,19 @@ def test_report_of_the_pushed_model(main_job: Run) -> None:
     content = json.loads((_report(main_job).parent / "report.json").read_text())
     assert content["sentence"].startswith("The model was pushed: its training was stable")
     assert content["title"] == "arr_delay of flights.csv"
-    assert [(gate["gate"], gate["outcome"]) for gate in content["gates"]][-3:] == [
+    assert [(gate["gate"], gate["outcome"]) for gate in content["gates"]] == [
+        ("NormalizationValidator", "passed"),
         ("SpikeEvaluator", "passed"),
         ("Evaluator", "passed"),
         ("Pusher", "passed"),
     ]
     assert content["curve"]["points"] == 1000
     assert {"arr_delay", "pressure", "plane_year"} <= {row["feature"] for row in content["anomalies"]}
+    assert {"ExampleValidator", "OutlierDetector"} <= {row["source"] for row in content["anomalies"]}
+    (outliers,) = content["outliers"]
+    assert {"arr_delay", "distance"} <= {feature["name"] for feature in outliers["features"]}
+    (normalization,) = content["normalization"]
+    assert normalization["verdict"] == "proven"
     assert {row["split"] for row in content["statistics"]} == {"train", "eval"}
     metrics = {row["metric"]: row for row in content["metrics"]}
     assert metrics["squared_pearson_correlation"]["value"] > 0.001
@@ -56,6 +62,7 @@ def test_report_is_made_where_the_push_was_blocked_and_its_nodes_skipped(naive_j
     assert content["gates"][-1] == {"gate": "Pusher", "outcome": "skipped", "reason": "nothing was pushed"}
     assert content["metrics"] == []
     assert content["advice"]
+    assert "cannot be shown" not in _report(naive_job).read_text()
 
 
 def test_report_of_an_output_folder_is_of_its_last_run(naive_job: Run, tmp_path: pathlib.Path) -> None:

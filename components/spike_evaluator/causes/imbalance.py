@@ -32,6 +32,8 @@ def evidence(around: Surroundings) -> Evidence | None:
     if around.figure("largest_distance") > 2 and not around.figure("share_of_rows_beyond_fences") > 0.5:
         explains *= 0.7
     score = around.odd_composition * explains * (0.6 if around.figure("shifted_columns") > 0 else 1.0)
+    if around.rarity * 0.75 > score:
+        return _of_rare_rows(around)
     figures = {
         "step": float(around.curve.step[place]),
         "class": float(which),
@@ -48,6 +50,26 @@ def evidence(around: Surroundings) -> Evidence | None:
     if figures["order"] > 3.0:
         text += "; so it is in most batches: the rows are not shuffled"
     return Evidence("imbalance", score, text, _REMEDY, figures)
+
+
+def _of_rare_rows(around: Surroundings) -> Evidence:
+    """Rows of a class so rare that most batches have none, and that the model has hardly learned."""
+    place = around.concentration[2]
+    count, which = around.rare_rows
+    counts = around.curve.class_counts
+    share = float(counts[:, which].sum() / max(1, counts.sum()))
+    figures = {
+        "step": float(around.curve.step[place]),
+        "class": float(which),
+        "rows": float(count),
+        "class_share": share,
+        "rarity": around.rarity,
+    }
+    text = (
+        f"{count} rows of class {which}, which only {share:.1%} of the rows have, carry the loss of step"
+        f" {around.curve.step[place]}"
+    )
+    return Evidence("imbalance", 0.75 * around.rarity, text, _REMEDY, figures, around.rows(place, count))
 
 
 def _disorder(around: Surroundings) -> float:

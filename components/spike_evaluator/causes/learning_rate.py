@@ -19,6 +19,8 @@ def evidence(around: Surroundings) -> Evidence | None:
     # A batch whose rows, classes or inputs are special is the simpler explanation.
     lift = around.lift(curve.largest_input)[0]
     ordinary = (1.0 - around.few_rows) * (1.0 - around.odd_composition) * (1.0 - ramp(lift, 1.2, 4.0))
+    # Raw inputs make any rate too high.
+    ordinary *= 1.0 - 0.4 * ramp(around.usual(curve.largest_input), 15.0, 200.0)
     if around.oddity >= 0:
         ordinary = (1.0 - around.oddity) * (0.6 if around.figure("raw_columns") > 0 else 1.0)
     if around.replay:

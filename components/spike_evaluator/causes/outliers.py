@@ -36,7 +36,7 @@ def _from_curve(around: Surroundings) -> Evidence | None:
     ratio = float(around.curve.worst_loss[place, 0] / highest) if highest > 0 else float("nan")
     # Rows of an ordinary kind are no outliers, however few carry the loss: either loss or input is beyond all others'.
     beyond = max(ramp(ratio, 1.0, 3.0), ramp(lift, 1.1, 3.0) if abs(lifted - place) <= 1 else 0.0)
-    score = share * (0.3 + 0.7 * beyond) * (1.0 - 0.8 * around.odd_composition)
+    score = share * (0.3 + 0.7 * beyond) * (1.0 - 0.8 * around.odd_composition) * (1.0 - 0.6 * around.rarity)
     others = around.curve.loss[[one for one in range(around.start, around.end + 1) if one != place]]
     if len(others) >= 3 and float(np.median(others)) > 0.5 * float(around.curve.loss[place]):
         score *= 0.5  # Other batches are as high: it is not these rows.
@@ -72,7 +72,12 @@ def _from_rows(around: Surroundings, found: Evidence | None) -> Evidence | None:
     distance, carried = around.figure("largest_distance"), around.figure("suspicious_share_of_loss")
     sign = max(ramp(distance, 1.0, 3.0), carried)
     # Rows of a class that has become frequent are high, too.
-    score = max((0.55 + 0.4 * sign) * (1.0 - 0.5 * ramp(-around.figure("log10_chance_of_classes"), 3.0, 7.0)), score)
+    score = max(
+        (0.55 + 0.4 * sign)
+        * (1.0 - 0.6 * around.rarity)
+        * (1.0 - 0.5 * ramp(-around.figure("log10_chance_of_classes"), 3.0, 7.0)),
+        score,
+    )
     step = around.replay["culprit_step"] if around.replay else 0
     text = f"{count:.0f} of {size:.0f} rows of step {step} are unlike all others and carry {carried:.0%} of its loss"
     rows = tuple(around.with_raw_value(Row(**row)) for row in told)

@@ -41,6 +41,8 @@ _REMOVED = 0.25
 _LEAST_TO_VERIFY = 0.3
 # Steps before a divergence, standard deviations that its beginning is up, and what stands for a loss that is not finite.
 _NEAR, _RAISED, _HUGE = 64, 4.0, 1e30
+# Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
+_START = 10.0
 # What is left of the score of a cause whose remedy was replayed in vain.
 _REFUTED = 0.35
 # Faults of the data; the others are settings of the training.
@@ -101,9 +103,9 @@ def causes_of(
 
 
 def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
-    """Where the run as a whole went wrong, as a spike: the rise to a loss that is not finite, or from its best level.
+    """Where the run as a whole went wrong, as a spike: a rise to a loss that is not finite, from its best level, or at the start.
 
-    None where neither happened, or where a spike tells of it.
+    None where none of these happened, or where a spike tells of it.
     """
     if findings.non_finite_steps:
         bad = int(np.flatnonzero(curve.step == findings.non_finite_steps[0])[-1])
@@ -111,7 +113,7 @@ def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
         bad = int(np.flatnonzero(curve.step >= findings.diverged_from)[0])
         bad = bad + int(np.nanargmax(curve.loss[bad:]))
     else:
-        return None
+        return _start_of(curve, findings)
     if any(spike.start_step <= curve.step[bad] <= spike.end_step + 3 for spike in findings.spikes):
         return None
     before = curve.loss[max(0, bad - _NEAR) : bad]
@@ -128,13 +130,28 @@ def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
     return Spike(int(steps[start]), int(steps[bad]), int(steps[bad]), top, expected, height, recovered=False)
 
 
+def _start_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
+    """The rise before the loss settled, where it multiplied the first loss: no spikes are sought there."""
+    start = curve.loss[: findings.transient_points]
+    if len(start) < 2 or not np.isfinite(start).all() or not start[0] > 0:
+        return None
+    peak = int(np.argmax(start))
+    if not start[peak] > _START * start[0]:
+        return None
+    noise = findings.noise if findings.noise > 0 else start[0]
+    first, top = float(start[0]), float(start[peak])
+    steps = curve.step
+    end = int(steps[findings.transient_points - 1])
+    return Spike(int(steps[1]), int(steps[peak]), end, top, first, (top - first) / noise, recovered=True)
+
+
 def course_causes(
     curve: TrainingCurve,
     findings: SpikeFindings,
     replays: Sequence[Mapping[str, Any]] = (),
     tables: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Spike, tuple[RankedCause, ...]] | None:
-    """The same for a run that diverged without a spike that tells of it; None for any other."""
+    """The same for a run that diverged, or rose at the start, without a spike that tells of it; None for any other."""
     course = course_of(curve, findings)
     if course is None:
         return None

@@ -164,6 +164,33 @@ class Surroundings:
         place = int(np.argmax(ratios))
         return float(ratios[place]), first + place
 
+    @functools.cached_property
+    def rare_rows(self) -> tuple[int, int]:
+        """Rows of rare classes, that most calm batches have none of, in the batch whose worst rows carry the loss.
+
+        Returns:
+          Their number and their class; (0, 0) where classes are unknown or no batch has any more than usual.
+        """
+        counts, place = self.curve.class_counts, self.concentration[2]
+        if counts.shape[1] < 2 or not len(self.near):
+            return 0, 0
+        shares = counts.sum(axis=0) / max(1, counts.sum())
+        surplus = np.where(shares < 0.05, counts[place] - np.median(counts[self.near], axis=0), 0)
+        which = int(np.argmax(surplus))
+        return int(max(0, surplus[which])), which
+
+    @functools.cached_property
+    def rarity(self) -> float:
+        """Whether rows of a rare class carry the loss, in [0, 1]: as many of them are there as carry it."""
+        rare = self.figure("rare_share_of_loss")
+        if rare >= 0:
+            return rare if self.figure("largest_distance") < 2 else 0.5 * rare
+        share, carrying, _ = self.concentration
+        count = self.rare_rows[0]
+        lift = self.lift(self.curve.largest_input)[0]
+        is_known = not np.isnan(share)
+        return share * (1.0 - ramp(lift, 1.2, 3.0)) * min(1.0, count / carrying) if is_known and count else 0.0
+
     def figure(self, name: str) -> float:
         """A figure of the replayed batches; NaN where there is none."""
         value = (self.replay or {}).get("figures", {}).get(name)

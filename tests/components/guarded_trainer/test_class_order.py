@@ -16,6 +16,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, sche
 
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
+from spikeguard.components.guarded_trainer import training
 from spikeguard.components.guarded_trainer.class_order import class_ids, weights_by_id
 from spikeguard.components.guarded_trainer.recipe import Recipe
 from spikeguard.components.guarded_trainer.training import TrainingJob, train
@@ -84,12 +85,18 @@ def test_id_without_rows_needs_no_weight(graph: str) -> None:
         (_balance(WEIGHTS, kind="multi_hot"), [60, 30, 10], "are of a multi-hot label"),
         (_balance({}, notes=("The classes are not known.",)), [60], "hold no weight. The classes are not known."),
         (_balance({"ant": 1.0, "zebra": 1.0}), [60, 30, 10], "class id 2 has no weight"),
-        (_balance({**WEIGHTS, "elk": 1.0, "yak": 1.0}), [60, 30, 10], "class id -1 has several"),
+        (_balance({"3": 1.0, "03": 1.0}, label="grade"), [60], "two classes have the same id"),
     ],
 )
 def test_error_names_what_does_not_fit(graph: str, balance: ClassBalance, counts: list[int], message: str) -> None:
+    label = "grade" if balance.label == "grade" else "animal"
     with pytest.raises(InvalidDataError, match=message):
-        weights_by_id(balance, tft.TFTransformOutput(graph), "animal", counts)
+        weights_by_id(balance, tft.TFTransformOutput(graph), label, counts)
+
+
+def test_class_whose_rows_were_dropped_needs_no_id(graph: str) -> None:
+    balance = _balance({**WEIGHTS, "elk": 1.0, "yak": 1.0})
+    assert weights_by_id(balance, tft.TFTransformOutput(graph), "animal", [60, 30, 10]) == (1 / 3, 1.0, 5.0)
 
 
 def test_error_when_a_class_is_no_number(graph: str) -> None:
@@ -150,6 +157,33 @@ def test_balanced_batches_have_one_composition_and_true_probabilities(tmp_path: 
     corrected = predicted / np.array([60, 30, 10]) * np.array([7, 7, 6])
     # A model that was shown even classes says so, before the true shares come in.
     assert predicted[0] > (corrected / corrected.sum())[0] + 0.05
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def test_balanced_training_goes_on_where_it_was_stopped(
+    tmp_path: pathlib.Path, graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopAtStep17(training._StopAfter):
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            if self.model.optimizer.iterations == 17:
+                raise _StoppedError
+
+    job = _job(tmp_path, graph, balance="batches", learning_rate=0.01, block_steps=4)
+    train(dataclasses.replace(job, run_dir=str(tmp_path / "whole")))
+    job = dataclasses.replace(job, state_dir=str(tmp_path / "state"), state_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_StopAfter", StopAtStep17)
+        with pytest.raises(_StoppedError):
+            train(job)
+    assert any((tmp_path / "state" / "curve").glob("steps-*.parquet"))
+    # As in TFX, the second attempt writes into a folder of its own.
+    train(dataclasses.replace(job, run_dir=str(tmp_path / "resumed")))
+    whole, resumed = read_curve(tmp_path / "whole"), read_curve(tmp_path / "resumed")
+    np.testing.assert_array_equal(resumed.step, whole.step)
+    np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-5)
 
 
 def test_error_when_weights_and_recipe_do_not_fit(tmp_path: pathlib.Path, graph: str) -> None:

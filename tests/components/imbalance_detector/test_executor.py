@@ -269,6 +269,7 @@ def test_error_names_label_and_split(tmp_path: pathlib.Path, statistics: dict[st
     ("change", "message"),
     [
         ('"weight": 1e400', "has the weight inf for class"),
+        ('"weight": 1e31', r"has the weight 1e\+31 for class"),
         ('"weight": -1', "has the weight -1 for class"),
         ('"weight": "much"', "has the weight much for class"),
         ('"wait": 1', "cannot be read"),

@@ -339,3 +339,31 @@ def test_component_takes_one_channel_several_or_none() -> None:
 def test_verdict_blocks_when_it_has_no_reasons() -> None:
     evaluation = result.Evaluation("diverged", (), objections=("no",))
     assert evaluation.blocked_by == ("the curve is diverged", "no")
+
+
+def test_findings_are_evidence_and_block_nothing(tmp_path: pathlib.Path) -> None:
+    loss = _calm()
+    loss[150:153] = 3.0
+    _record(tmp_path / "run", loss)
+    findings = standard_artifacts.ExampleAnomalies()
+    findings.uri = str(tmp_path / "findings")
+    (tmp_path / "findings").mkdir()
+    check = {"check": "constants", "status": "refuted", "severity": "ERROR", "text": "fitted on all splits"}
+    table = {"format": "spikeguard.normalization/1", "features": [{"name": "age", "checks": [check]}]}
+    (tmp_path / "findings" / "normalization.json").write_text(json.dumps(table))
+    content, _ = _run(tmp_path, findings=[findings])
+    texts = [cause["text"] for cause in content["spikes"][0]["causes"] if cause["cause"] == "normalization"]
+    assert texts == ["age: fitted on all splits"]
+    assert content["blocked_by"] == content["reasons"]
+
+
+def test_damaged_findings_cost_the_causes_alone(tmp_path: pathlib.Path) -> None:
+    _record(tmp_path / "run", _calm())
+    findings = standard_artifacts.ExampleAnomalies()
+    findings.uri = str(tmp_path / "findings")
+    (tmp_path / "findings").mkdir()
+    (tmp_path / "findings" / "outliers.json").write_text("{")
+    content, blessing = _run(tmp_path, findings=[findings])
+    assert content["verdict"] == "stable"
+    assert "the causes could not be found" in content["notes"][-1]
+    assert blessing.get_int_custom_property("blessed") == 1

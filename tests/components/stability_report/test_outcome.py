@@ -52,34 +52,37 @@ def test_sentence_tells_outcome_and_reason(
 
 
 def test_gates_stand_in_order_and_the_curve_s_own_stands_once() -> None:
-    gates = gates_of([CURVE, BLESSED, PUSHED], STABLE, [], has_pusher=True)
+    evaluation = Source("spikeguard.SpikeEvaluation", "/e", "SpikeEvaluator")
+    scaled = Source("InfraBlessing", "/n", "NormalizationValidator", properties={"blessed": 1, "verdict": "proven"})
+    gates = gates_of([scaled, CURVE, evaluation, BLESSED, PUSHED], STABLE, [], has_pusher=True)
     assert [(gate["gate"], gate["outcome"]) for gate in gates] == [
+        ("NormalizationValidator", "passed"),
         ("SpikeEvaluator", "passed"),
         ("Evaluator", "passed"),
         ("Pusher", "passed"),
     ]
-    assert gates[2]["reason"] == "pushed to /serving/1"
+    assert gates[3]["reason"] == "pushed to /serving/1"
     assert gates_of([], STABLE, [], has_pusher=True)[-1]["outcome"] == "skipped"
 
 
-def test_advice_is_told_once_and_the_verified_first() -> None:
+def test_advice_is_told_once_faults_of_the_data_first() -> None:
     def cause(name: str, status: str, text: str) -> dict[str, Any]:
-        return {"cause": name, "status": status, "remedy": {"text": text, "flags": ["--x"]}}
+        remedy = {"text": text, "recipe": {}, "flags": ["--x"]}
+        return {"cause": name, "status": status, "score": 0.7, "remedy": remedy}
 
     spikes = [
-        {"causes": [cause("batch_size", "likely", "Enlarge."), cause("outliers", "verified", "Winsorize.")]},
-        {
-            "causes": [
-                cause("outliers", "likely", "Winsorize."),
-                cause("learning_rate", "unknown", "Lower the rate."),
-                {"cause": "unknown", "status": "likely", "remedy": None},
-            ]
-        },
+        {"peak_step": 9, "causes": [cause("batch_size", "likely", "Enlarge.")]},
+        {"peak_step": 19, "causes": [cause("outliers", "verified", "Winsorize.")]},
+        {"peak_step": 29, "causes": [cause("outliers", "likely", "Winsorize.")]},
+        {"peak_step": 39, "causes": [cause("learning_rate", "unknown", "Lower the rate.")]},
     ]
-    advice = advice_of({"spikes": spikes, "advice": ["Check."]}, {"warnings": ["slow"]}, [])
-    assert [(entry["text"], entry["source"], entry["flags"]) for entry in advice] == [
-        ("Winsorize.", "cause: outliers", ["--x"]),
-        ("Enlarge.", "cause: batch_size", ["--x"]),
-        ("Check.", "SpikeEvaluator", []),
+    balance = [{"source": "ImbalanceDetector", "advice": ["Weight.", "slow"]}]
+    advice = advice_of({"spikes": spikes}, {"warnings": ["slow"]}, balance)
+    assert [(entry["text"], entry["source"], entry["flags"]) for entry in advice[:-1]] == [
+        ("Winsorize.", "outliers: 2 spikes, 1 verified", ["--x"]),
+        ("Enlarge.", "batch_size: 1 spike, 0 verified", ["--x"]),
         ("slow", "range test", []),
+        ("Weight.", "ImbalanceDetector", []),
     ]
+    assert advice[-1]["source"] == "guard"
+    assert advice_of(None, None, []) == advice_of({"verdict": "stable"}, None, []) == []

@@ -102,6 +102,19 @@ def test_table_of_another_shape_than_promised_costs_no_more_than_itself(tmp_path
     assert dropped > 0
 
 
+def test_features_with_the_most_outliers_stand_first(tmp_path: pathlib.Path) -> None:
+    content = collect(write_run(tmp_path, losses(100), features=3), "order")
+    (table,) = content.outliers
+    features = [
+        {**feature, "counts": {"train": {"above": above, "missing": 999 - above}}}
+        for feature, above in zip(table["features"], (3, 40, 0), strict=True)
+    ]
+    page = rendering.render(dataclasses.replace(content, outliers=({**table, "features": features},)))
+    names = re.findall(r"<tr><td>(feature \d)</td><td><svg", page)
+    assert names == ["feature 1", "feature 0", "feature 2"]
+    assert "they were brought to the fences" in page
+
+
 def test_class_stands_with_its_share_of_the_train_split_and_its_rows_in_a_batch(tmp_path: pathlib.Path) -> None:
     page = rendering.render(collect(write_run(tmp_path, losses(300)), "classes"))
     (row,) = re.findall(r"<tr><td>cancelled</td>.*?</tr>", page)
