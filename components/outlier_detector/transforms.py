@@ -47,10 +47,11 @@ class DetectOutliers(beam.PTransform):  # type: ignore[misc]
     def expand(self, root: Any) -> beam.PCollection:
         config = self._job.config
         width = MatrixColumns.of(self._job.fences, config.label).width
-        train = [file for file in self._files if file.split == config.split] if config.trees and width else []
+        has_forest = config.trees > 0 and width > 0
+        train = [file for file in self._files if has_forest and file.split == config.split]
         fitted = (
             root
-            | "TrainFiles" >> beam.Create(train or [None])
+            | "TrainFiles" >> beam.Create(_or_none(train))
             | "DrawRows" >> beam.Map(_draw, self._job)
             | "MergeDraws" >> beam.CombineGlobally(_MergeSamples(config, width)).without_defaults()
             | "Fit" >> beam.Map(_fit, self._job)
@@ -59,11 +60,15 @@ class DetectOutliers(beam.PTransform):  # type: ignore[misc]
         merge = functools.partial(merged_tallies, top_rows=config.top_rows)
         tallies = (
             root
-            | "AllFiles" >> beam.Create(self._files or [None])
+            | "AllFiles" >> beam.Create(_or_none(self._files))
             | "JudgeAndWrite" >> beam.Map(_judge_file, detector, self._job)
             | "MergeTallies" >> beam.CombineGlobally(merge).without_defaults()
         )
         return tallies | "Write" >> beam.Map(_write, detector, self._job, self._model, self._anomalies)
+
+
+def _or_none(files: list[SplitFile]) -> list[SplitFile | None]:
+    return [*files] or [None]
 
 
 class _MergeSamples(beam.CombineFn):  # type: ignore[misc]
