@@ -52,6 +52,8 @@ def read_rows(file: SplitFile, batch_rows: int = BATCH_ROWS) -> Iterator[Rows]:
     else:
         decoder = sequence_example_coder.SequenceExamplesToRecordBatchDecoder(_SEQUENCES)
     dataset = tf.data.TFRecordDataset(file.path, "GZIP" if _is_gzipped(file.path) else "").batch(batch_rows)
+    # Reads on while a batch is worked on.
+    dataset = dataset.prefetch(1)
     try:
         for serialized in dataset.as_numpy_iterator():
             yield Rows(serialized, decoder.DecodeBatch(serialized))

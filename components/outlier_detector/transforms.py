@@ -35,7 +35,9 @@ Ids = npt.NDArray[np.int64]
 class DetectOutliers(beam.PTransform):  # type: ignore[misc]
     """Writes treated rows, the fitted model, and what was found, into the folders that the job names.
 
-    A worker takes a whole file: gzipped TFRecords cannot be read in parts, and the rows keep their order.
+    A worker takes a whole file: gzipped TFRecords cannot be read in parts, and the rows keep their order. `Create` spreads
+    the files over the workers. Stages are few, for on small data they are most of the time: None stands for no file, so
+    that the merging needs no stages for nothing to merge.
     """
 
     def __init__(self, job: DetectionJob, files: list[SplitFile], model: str, anomalies: str) -> None:
@@ -45,24 +47,28 @@ class DetectOutliers(beam.PTransform):  # type: ignore[misc]
     def expand(self, root: Any) -> beam.PCollection:
         config = self._job.config
         width = MatrixColumns.of(self._job.fences, config.label).width
-        train = [file for file in self._files if file.split == config.split] if config.trees and width else []
+        has_forest = config.trees > 0 and width > 0
+        train = [file for file in self._files if has_forest and file.split == config.split]
         fitted = (
             root
-            | "TrainFiles" >> beam.Create(train)
-            | "SpreadTrainFiles" >> beam.Reshuffle()
+            | "TrainFiles" >> beam.Create(_or_none(train))
             | "DrawRows" >> beam.Map(_draw, self._job)
-            | "MergeDraws" >> beam.CombineGlobally(_MergeSamples(config, width))
+            | "MergeDraws" >> beam.CombineGlobally(_MergeSamples(config, width)).without_defaults()
             | "Fit" >> beam.Map(_fit, self._job)
         )
         detector = beam.pvalue.AsSingleton(fitted)
+        merge = functools.partial(merged_tallies, top_rows=config.top_rows)
         tallies = (
             root
-            | "AllFiles" >> beam.Create(self._files)
-            | "SpreadAllFiles" >> beam.Reshuffle()
+            | "AllFiles" >> beam.Create(_or_none(self._files))
             | "JudgeAndWrite" >> beam.Map(_judge_file, detector, self._job)
-            | "MergeTallies" >> beam.CombineGlobally(functools.partial(merged_tallies, top_rows=config.top_rows))
+            | "MergeTallies" >> beam.CombineGlobally(merge).without_defaults()
         )
         return tallies | "Write" >> beam.Map(_write, detector, self._job, self._model, self._anomalies)
+
+
+def _or_none(files: list[SplitFile]) -> list[SplitFile | None]:
+    return [*files] or [None]
 
 
 class _MergeSamples(beam.CombineFn):  # type: ignore[misc]
@@ -82,11 +88,11 @@ class _MergeSamples(beam.CombineFn):  # type: ignore[misc]
         return accumulator
 
 
-def _draw(file: SplitFile, job: DetectionJob) -> RowSample:
+def _draw(file: SplitFile | None, job: DetectionJob) -> RowSample:
     config = job.config
     columns = MatrixColumns.of(job.fences, config.label)
     sample = RowSample.empty(config.trees * config.max_samples, columns.width, config.seed)
-    for rows in read_rows(file):
+    for rows in read_rows(file) if file else ():
         sample = sample.add(columns.matrix(rows.batch))
     return sample
 
@@ -95,7 +101,9 @@ def _fit(sample: RowSample, job: DetectionJob) -> FittedDetector:
     return fit_detector(job.statistics, job.config, job.fences, sample.rows())
 
 
-def _judge_file(file: SplitFile, detector: FittedDetector, job: DetectionJob) -> dict[str, SplitTally]:
+def _judge_file(file: SplitFile | None, detector: FittedDetector, job: DetectionJob) -> dict[str, SplitTally]:
+    if file is None:
+        return {}
     tally = SplitTally()
     with RowWriter(file.target) as writer:
         for rows in read_rows(file):

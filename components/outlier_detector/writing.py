@@ -26,9 +26,11 @@ def added_bytes(columns: dict[str, npt.NDArray[Any]]) -> list[bytes]:
     added = None
     for name, values in columns.items():
         kind = pa.int64() if values.dtype.kind == "i" else pa.float32()
-        lists = [[] if value != value else [value] for value in values.tolist()]
+        is_there = values == values
+        offsets = np.concatenate([[0], np.cumsum(is_there)])
+        lists = pa.LargeListArray.from_arrays(offsets, pa.array(values[is_there], kind))
         # One column at a time: of several, the encoder's order changes from run to run.
-        encoded = encoder.encode(pa.RecordBatch.from_arrays([pa.array(lists, pa.large_list(kind))], [name]))
+        encoded = encoder.encode(pa.RecordBatch.from_arrays([lists], [name]))
         added = encoded if added is None else [first + second for first, second in zip(added, encoded, strict=True)]
     return list(added or ())
 

@@ -23,7 +23,9 @@ from spikeguard.components.outlier_detector.summary import read_outliers
 from spikeguard.components.training_statistics.generators import RobustStatisticsGenerator, StatisticsConfig
 from spikeguard.components.training_statistics.reading import FILE_NAME
 
-BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
+# Without an image TFX packs itself up for remote workers, at each run and for seconds.
+WITHOUT_PACKING = "--sdk_container_image=unused"
+BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1", WITHOUT_PACKING]
 Row = dict[str, Any]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pathlib
 from typing import Any
@@ -21,9 +22,18 @@ from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
 from spikeguard.components.outlier_detector.component import OutlierDetector
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.model import read_outlier_model
-from spikeguard.components.outlier_detector.summary import read_outliers
+from spikeguard.components.outlier_detector.summary import check_books, read_outliers
+from spikeguard.components.preprocessing.example_ids import id_of_row
 from spikeguard.pipelines.preprocessing import preprocessing_fn
-from tests.components.outlier_detector.artifacts import Outcome, Row, detect, examples_of, serialized, write_file
+from tests.components.outlier_detector.artifacts import (
+    WITHOUT_PACKING,
+    Outcome,
+    Row,
+    detect,
+    examples_of,
+    serialized,
+    write_file,
+)
 
 TRAIN_ROWS, EVAL_ROWS = 600, 90
 FAR, INFINITE, ODD = 5, 6, 7
@@ -55,14 +65,27 @@ def _train() -> list[Row]:
     return rows
 
 
+def _evaluation() -> list[Row]:
+    rows = _rows(EVAL_ROWS, seed=1)
+    rows[0]["color"], rows[1]["a"] = "緑", -1e6
+    return rows
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("treatments")
-    evaluation = _rows(EVAL_ROWS, seed=1)
-    evaluation[0]["color"], evaluation[1]["a"] = "緑", -1e6
-    examples = examples_of(folder / "examples", files=2, train=_train(), eval=evaluation)
+    examples = examples_of(folder / "examples", files=2, train=_train(), eval=_evaluation())
+    wild: list[Row] = [{"a": 1e38, "b": -1e38, "count": 10**6, "color": "new", "gap": [9.0], "y": 1e9}] * EVAL_ROWS
+    others = examples_of(folder / "others", files=2, train=_train(), eval=wild)
     return {
-        treatment: detect(folder / treatment, examples, label="y", task="regression", treatment=treatment)
+        # One with other rows to evaluate on, to see that nothing is fitted on these.
+        treatment: detect(
+            folder / treatment,
+            others if treatment == "winsorize" else examples,
+            label="y",
+            task="regression",
+            treatment=treatment,
+        )
         for treatment in ("flag", "drop", "downweight", "winsorize")
     }
 
@@ -100,12 +123,11 @@ def _order(rows: list[Row]) -> list[Row]:
 
 
 def test_rows_are_what_they_were_and_the_added_columns(outcomes: dict[str, Outcome]) -> None:
-    rows = [serialized(row) for row in _order(_train())]
-    records = outcomes["flag"].records("train")
-    for before, after in zip(rows, records, strict=True):
+    rows = _train()
+    names = {*rows[0], "outlier_score", "outlier_flag", "example_id"}
+    for before, after in zip(map(serialized, _order(rows)), outcomes["flag"].records("train"), strict=True):
         assert after.startswith(before)
-        features = tf.train.Example.FromString(after).features.feature
-        assert set(features) == {*_train()[0], "outlier_score", "outlier_flag", "example_id"}
+        assert set(tf.train.Example.FromString(after).features.feature) == names
     flags = np.array(outcomes["flag"].column("train", "outlier_flag"))
     assert flags.sum() == _flagged(outcomes["flag"], "train")
     order = _order([{"place": place} for place in range(TRAIN_ROWS)])
@@ -221,49 +243,43 @@ def test_forest_is_reloadable_and_scores_the_same(outcomes: dict[str, Outcome]) 
 
 def test_ids_are_those_of_the_transform_graph(outcomes: dict[str, Outcome], tmp_path: pathlib.Path) -> None:
     outcome = outcomes["downweight"]
-    added = {"outlier_score", "outlier_flag", "sample_weight", "example_id"}
-    raw = schema_pb2.Schema()
-    raw.CopyFrom(outcome.schema)
-    del raw.feature[:]
-    raw.feature.extend(feature for feature in outcome.schema.feature if feature.name not in added)
+    spec = schema_utils.schema_as_feature_spec(outcome.schema).feature_spec
+    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
+    row = {name: value if isinstance(value, list) else [value] for name, value in _rows(1)[0].items()}
     config = {"label": "y", "task": "regression", "normalize": True, "categorical": [], "weight": "sample_weight"}
-    outputs = {}
-    for name, schema in (("raw", raw), ("treated", outcome.schema)):
-        spec = schema_utils.schema_as_feature_spec(schema).feature_spec
-        metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
-        row = {key: [] if isinstance(value, tf.io.VarLenFeature) else value for key, value in _rows(1)[0].items()}
-        analysed = [
-            {key: value if isinstance(value, list) or not isinstance(spec[key], tf.io.VarLenFeature) else [value]
-             for key, value in row.items()}
-            | {key: [] for key in spec if key in added}
-        ]  # fmt: skip
-        with tft_beam.Context(temp_dir=str(tmp_path / f"{name}-tmp")):
-            transform_fn = (analysed, metadata) | tft_beam.AnalyzeDataset(
-                lambda inputs: preprocessing_fn(inputs, config)
-            )
-            _ = transform_fn | tft_beam.WriteTransformFn(str(tmp_path / name))
-        layer = tft.TFTransformOutput(str(tmp_path / name)).transform_features_layer()
-        outputs[name] = layer(tf.io.parse_example(outcome.records("train"), spec))
-        if name == "treated":
-            unseen = layer(tf.io.parse_example([serialized(_train()[0])], spec))
-            assert unseen["example_id"].numpy()[0] == outputs["raw"]["example_id"].numpy()[0]
-            assert unseen["sample_weight"].numpy().ravel().tolist() == [1.0]
-    ids = outputs["raw"]["example_id"].numpy().ravel()
+    with tft_beam.Context(temp_dir=str(tmp_path / "tmp")):
+        analysed = ([{name: row.get(name, []) for name in spec}], metadata)
+        transform_fn = analysed | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, config))
+        _ = transform_fn | tft_beam.WriteTransformFn(str(tmp_path / "graph"))
+    layer = tft.TFTransformOutput(str(tmp_path / "graph")).transform_features_layer()
+    records, rows = outcome.records("train"), [serialized(row) for row in _order(_train())]
+    treated = layer(tf.io.parse_example(records, spec))
+    # A graph of raw rows, without the detector before it, has the ids by this function.
+    raw_spec = {name: kind for name, kind in spec.items() if name in row and name != "y"}
+    ids = id_of_row(tf.io.parse_example(rows, raw_spec)).numpy()
     assert len(set(ids.tolist())) == TRAIN_ROWS
     assert ids.tolist() == outcome.column("train", "example_id")
-    np.testing.assert_array_equal(outputs["treated"]["example_id"].numpy().ravel(), ids)
+    np.testing.assert_array_equal(treated["example_id"].numpy().ravel(), ids)
+    # Raw rows, as at serving, have none of the added columns.
+    raw = layer(tf.io.parse_example(rows[:9], spec))
+    np.testing.assert_array_equal(raw["example_id"].numpy().ravel(), ids[:9])
+    assert raw["sample_weight"].numpy().ravel().tolist() == [1.0] * 9
     # The weight passes; what the detector says of a row is no feature.
-    assert set(outputs["treated"]) == set(outputs["raw"]) | {"sample_weight"}
-    weights = outputs["treated"]["sample_weight"].numpy().ravel()
+    gaps = {f"{name}_missing" for name in ("a", "b", "count", "gap")}
+    assert set(treated) == {*row, *gaps, "example_id", "sample_weight"}
+    weights = treated["sample_weight"].numpy().ravel()
     np.testing.assert_array_equal(weights, np.float32(outcome.column("train", "sample_weight")))
 
 
 def test_outcome_does_not_depend_on_workers_or_files(outcomes: dict[str, Outcome], tmp_path: pathlib.Path) -> None:
     shuffled = [_train()[place] for place in np.random.default_rng(3).permutation(TRAIN_ROWS)]
-    evaluation = _rows(EVAL_ROWS, seed=1)
-    evaluation[0]["color"], evaluation[1]["a"] = "緑", -1e6
-    examples = examples_of(tmp_path / "examples", files=5, train=shuffled, eval=evaluation)
-    threads = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=3"]
+    examples = examples_of(tmp_path / "examples", files=5, train=shuffled, eval=_evaluation())
+    threads = [
+        "--runner=FnApiRunner",
+        "--direct_running_mode=multi_threading",
+        "--direct_num_workers=3",
+        WITHOUT_PACKING,
+    ]
     outcome = detect(tmp_path, examples, beam_args=threads, label="y", task="regression")
     assert outcome.summary == outcomes["flag"].summary
     for name in ("forest.npz", "outlier_model.json"):
@@ -271,22 +287,38 @@ def test_outcome_does_not_depend_on_workers_or_files(outcomes: dict[str, Outcome
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_eval_rows_never_enter_what_is_fitted(outcomes: dict[str, Outcome], tmp_path: pathlib.Path) -> None:
-    wild: list[Row] = [{"a": 1e38, "b": -1e38, "count": 10**6, "color": "new", "gap": [9.0], "y": 1e9}] * 40
-    outcome = detect(
-        tmp_path, examples_of(tmp_path / "examples", train=_train(), eval=wild), label="y", task="regression"
-    )
+def test_eval_rows_never_enter_what_is_fitted(outcomes: dict[str, Outcome]) -> None:
     for name in ("forest.npz", "outlier_model.json"):
-        files = [pathlib.Path(each.model.uri) / name for each in (outcome, outcomes["flag"])]
+        files = [pathlib.Path(outcomes[treatment].model.uri) / name for treatment in ("winsorize", "flag")]
         assert files[0].read_bytes() == files[1].read_bytes()
-    assert outcome.summary["splits"]["eval"]["flagged"] == 40
+    assert _flagged(outcomes["winsorize"], "eval") == EVAL_ROWS > _flagged(outcomes["flag"], "eval")
 
 
 def test_drop_refuses_more_than_the_stated_share(tmp_path: pathlib.Path) -> None:
-    examples = examples_of(tmp_path / "examples", train=_train())
-    words = r"split 'train': would lose \d+ of 600 rows \(1\.\d%\) as outliers, more than max_dropped_share allows \(0\.5%\)"
+    rows = [*_rows(30), _rows(1)[0] | {"a": 1e6}]
+    words = (
+        r"split 'train': would lose 1 of 31 rows \(3\.2%\) as outliers, more than max_dropped_share allows \(0\.5%\)"
+    )
     with pytest.raises(InvalidDataError, match=words):
-        detect(tmp_path, examples, treatment="drop", max_dropped_share=0.005)
+        detect(
+            tmp_path,
+            examples_of(tmp_path / "examples", train=rows),
+            treatment="drop",
+            max_dropped_share=0.005,
+            score_threshold=1.0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("split", "name", "lost"),
+    [("train", "kept", 1), ("train", "dropped", -1), ("train", "written", 2), ("eval", "treated", 1)],
+)
+def test_books_that_do_not_add_up_are_an_error(outcomes: dict[str, Outcome], split: str, name: str, lost: int) -> None:
+    summary = copy.deepcopy(outcomes["drop"].summary)
+    check_books(summary, TRAIN_ROWS, max_dropped_share=0.05)
+    summary["splits"][split][name] -= lost
+    with pytest.raises(InvalidDataError, match=rf"split '{split}': has \d+ rows, of which .* these do not add up"):
+        check_books(summary, TRAIN_ROWS, max_dropped_share=0.05)
 
 
 def test_unusual_features_are_named_and_no_row_is_lost(tmp_path: pathlib.Path) -> None:
@@ -328,30 +360,27 @@ def test_unusual_features_are_named_and_no_row_is_lost(tmp_path: pathlib.Path) -
     assert outcome.summary["notes"] == ["Not in the forest, for their length changes: ragged."]
 
 
-@pytest.mark.parametrize(
-    ("row", "note"),
-    [
-        ({"x": 1.0}, "No isolation forest: 1 rows are too few, 16 are the least."),
-        ({"c": "a"}, "No isolation forest: there is no numeric feature of a fixed length."),
-    ],
-    ids=["one row", "no number"],
-)
-def test_notes_say_why_there_is_no_forest(tmp_path: pathlib.Path, row: Row, note: str) -> None:
-    outcome = detect(tmp_path, examples_of(tmp_path / "examples", train=[row], eval=[]))
+def _check_has_no_forest(outcome: Outcome, note: str) -> None:
     assert outcome.summary["score"] is None
     assert outcome.summary["notes"] == [note]
-    assert outcome.column("train", "outlier_score") == [None]
-    assert outcome.summary["splits"]["eval"]["rows"] == 0
+    assert set(outcome.column("train", "outlier_score")) == {None}
     assert read_outlier_model(outcome.model.uri).forest is None
 
 
-def test_label_outside_the_schema_is_an_error(tmp_path: pathlib.Path) -> None:
+def test_note_says_why_there_is_no_forest_of_one_row(tmp_path: pathlib.Path) -> None:
+    outcome = detect(tmp_path, examples_of(tmp_path / "examples", train=[{"x": 1.0}], eval=[]))
+    _check_has_no_forest(outcome, "No isolation forest: 1 rows are too few, 16 are the least.")
+    assert outcome.summary["splits"]["eval"]["rows"] == 0
+
+
+def test_labels_outside_the_schema_are_findings_and_text_has_no_forest(tmp_path: pathlib.Path) -> None:
     schema = schema_pb2.Schema()
     schema.feature.add(name="y", type=schema_pb2.BYTES).string_domain.value.extend(["a", "b"])
     examples = examples_of(tmp_path / "examples", train=[{"y": "a"}, {"y": "z"}], eval=[{"y": "new"}])
     outcome = detect(tmp_path, examples, schema, label="y", task="classification")
     assert outcome.findings("train")["y"] == {"Label outside domain"}
     assert outcome.findings("eval")["y"] == {"Unseen categories"}
+    _check_has_no_forest(outcome, "No isolation forest: there is no numeric feature of a fixed length.")
 
 
 def test_label_is_named_when_the_schema_lacks_it(tmp_path: pathlib.Path) -> None:
@@ -389,23 +418,19 @@ def test_examples_must_be_those_of_the_statistics(tmp_path: pathlib.Path) -> Non
         detect(tmp_path, examples, statistics_of=others)
 
 
-def test_ids_of_the_data_are_kept(tmp_path: pathlib.Path) -> None:
+def test_given_ids_are_kept_and_custom_patterns_and_plain_files_are_read(tmp_path: pathlib.Path) -> None:
     rows = [{"x": float(n), "example_id": 1000 + n} for n in range(30)] + [{"x": 1e9, "example_id": 5}]
-    outcome = detect(tmp_path, examples_of(tmp_path / "examples", train=rows))
-    assert outcome.column("train", "example_id") == [*range(1000, 1030), 5]
-    assert outcome.summary["top_rows"][0]["example_id"] == 5
-    assert [feature["name"] for feature in outcome.summary["features"]] == ["x"]
-
-
-def test_custom_patterns_and_plain_files_are_read(tmp_path: pathlib.Path) -> None:
-    for name, rows in (("mine", _rows(40)), ("theirs", _rows(9))):
-        write_file(tmp_path / "examples" / name / "rows.tfrecord", [serialized(row) for row in rows])
+    for name, split in (("mine", rows), ("theirs", rows[:9])):
+        write_file(tmp_path / "examples" / name / "rows.tfrecord", [serialized(row) for row in split])
     examples = standard_artifacts.Examples()
     examples.uri, examples.split_names = str(tmp_path / "examples"), "[]"
     examples.set_string_custom_property("custom_split_pattern", json.dumps({"train": "mine/*", "eval": "theirs/*"}))
     outcome = detect(tmp_path, examples)
-    assert (len(outcome.records("train")), len(outcome.records("eval"))) == (40, 9)
     assert json.loads(outcome.examples.split_names) == ["train", "eval"]
+    assert outcome.column("train", "example_id") == [*range(1000, 1030), 5]
+    assert outcome.column("eval", "example_id") == [*range(1000, 1009)]
+    assert outcome.summary["top_rows"][0]["example_id"] == 5
+    assert [feature["name"] for feature in outcome.summary["features"]] == ["x"]
 
 
 def test_sequence_examples_are_scored_by_their_context(tmp_path: pathlib.Path) -> None:

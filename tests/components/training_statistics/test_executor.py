@@ -22,7 +22,13 @@ from spikeguard.components.training_statistics.reading import (
     read_training_statistics,
 )
 
-BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
+# Without an image TFX packs itself up for remote workers, at each run and for seconds.
+BEAM_ARGS = [
+    "--runner=FnApiRunner",
+    "--direct_running_mode=in_memory",
+    "--direct_num_workers=1",
+    "--sdk_container_image=unused",
+]
 Row = dict[str, Any]
 
 
