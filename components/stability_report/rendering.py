@@ -19,7 +19,9 @@ from spikeguard.components.guarded_trainer.guard_action import GuardAction
 from spikeguard.components.stability_report.content import Json, ReportContent
 from spikeguard.components.stability_report.histogram import histogram_picture
 from spikeguard.components.stability_report.outcome import plain_numbers
-from spikeguard.components.stability_report.picture import is_logarithmic, picture
+from spikeguard.components.stability_report.picture import picture
+from spikeguard.components.stability_report.picture_parts import is_logarithmic
+from spikeguard.components.stability_report.replay_picture import replay_lines, replay_picture
 
 LARGEST_PAGE_BYTES = 6_000_000
 # Rows of a table, and of tables within a row; a page that is still too large gets shares of these.
@@ -177,6 +179,8 @@ def _environment() -> jinja2.Environment:
     environment.filters["plain"] = plain_numbers
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["by_outliers"] = _by_outliers
+    environment.filters["replay_lines"] = replay_lines
+    environment.filters["replay_picture"] = lambda lines: markupsafe.Markup(replay_picture(lines))
     environment.filters["histogram"] = lambda feature: markupsafe.Markup(histogram_picture(feature))
     return environment
 
