@@ -27,6 +27,7 @@ class Panel:
     low: float
     high: float
     is_log: bool
+    width: float = WIDTH
 
     def y(self, values: Floats) -> Floats:
         """The places of values."""
@@ -74,11 +75,12 @@ class Horizontal:
 
     first: float
     last: float
+    width: float = WIDTH
 
     def at(self, step: float) -> float:
         """The place of a step; what lies outside stands at the edge."""
         share = (step - self.first) / ((self.last - self.first) or 1.0)
-        return float(LEFT + min(1.0, max(0.0, share)) * (WIDTH - LEFT - RIGHT))
+        return float(LEFT + min(1.0, max(0.0, share)) * (self.width - LEFT - RIGHT))
 
 
 def steps_axis(x: Horizontal, bottom: float, kind: str) -> str:
@@ -86,9 +88,9 @@ def steps_axis(x: Horizontal, bottom: float, kind: str) -> str:
     ticks = [
         f'<text x="{x.at(step):.1f}" y="{bottom - 8:.1f}" text-anchor="middle">{step:,.0f}</text>'
         for step in ticks_between(x.first, x.last)
-        if x.at(step) < WIDTH - 60
+        if x.at(step) < x.width - 60
     ]
-    return "".join(ticks) + f'<text x="{WIDTH - RIGHT}" y="{bottom - 8:.1f}" text-anchor="end">{kind}</text>'
+    return "".join(ticks) + f'<text x="{x.width - RIGHT}" y="{bottom - 8:.1f}" text-anchor="end">{kind}</text>'
 
 
 def floats(values: Sequence[float | None]) -> Floats:
@@ -96,12 +98,12 @@ def floats(values: Sequence[float | None]) -> Floats:
     return np.array([math.nan if value is None else value for value in values], dtype=float)
 
 
-def panel_of(top: float, height: float, values: Floats, is_log: bool) -> Panel:
+def panel_of(top: float, height: float, values: Floats, is_log: bool, width: float = WIDTH) -> Panel:
     """A panel in which all values have room; at least one must be finite."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if not is_log:
         low = min(low, 0.0) if low < 0.25 * high else low
-    return Panel(top, height, low, high, is_log)
+    return Panel(top, height, low, high, is_log, width)
 
 
 def frame(panel: Panel, title: str) -> str:
@@ -109,8 +111,8 @@ def frame(panel: Panel, title: str) -> str:
     lines = [f'<text class="head" x="{LEFT}" y="{panel.top - 4:.1f}">{title}</text>']
     for tick in panel.ticks():
         y = float(panel.y(np.array([tick]))[0])
-        lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        lines.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+        lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{panel.width - RIGHT}"/>')
+        lines.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_told(tick)}</text>')
     return "".join(lines)
 
 
@@ -136,6 +138,10 @@ def line(name: str, x: Horizontal, panel: Panel, steps: Floats, values: Floats) 
     if len(commands) == 1:
         commands.append("h0.5")
     return f'<path class="{name}" d="{"".join(commands)}"/>'
+
+
+def _told(tick: float) -> str:
+    return f"{tick:,.0f}" if 1e4 <= abs(tick) < 1e6 else f"{tick:.4g}"
 
 
 def _stretches(column: Any) -> list[tuple[int, int]]:

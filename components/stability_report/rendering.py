@@ -32,6 +32,7 @@ _UNKNOWN = "\u2013"
 _TABLES = ("outliers", "class_balance", "normalization")
 _SHAPES = (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError, jinja2.TemplateError)
 _FOLDER = pathlib.Path(__file__).parent / "page"
+_TICKED = re.compile("`([^`]+)`")
 # Marks that change the direction of the text around them, and control characters: shown by their numbers.
 _INVISIBLE = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -176,6 +177,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["as_script_data"] = script_data
     environment.filters["percent"] = _percent
     environment.filters["sentence"] = _sentence
+    environment.filters["coded"] = _coded
     environment.filters["plain"] = plain_numbers
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["by_outliers"] = _by_outliers
@@ -206,7 +208,9 @@ def _shown(value: Any) -> Any:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
+        if 1e6 > abs(value) == round(abs(value)):
+            return f"{value:,.0f}"
+        return plain_numbers(f"{value:.4g}")
     return _INVISIBLE.sub(lambda found: f"⟨{ord(found.group()):04X}⟩", str(value))
 
 
@@ -217,6 +221,11 @@ def _sentence(text: Any) -> str:
     return (told[:1].upper() + told[1:] if first.isalpha() else told) + (
         "" if told.endswith((".", "!", "?", "…")) else "."
     )
+
+
+def _coded(text: Any) -> markupsafe.Markup:
+    """A text whose `parts between ticks` are code."""
+    return markupsafe.Markup(_TICKED.sub(r"<code>\1</code>", str(markupsafe.escape(_shown(text)))))
 
 
 def _percent(share: Any) -> str:

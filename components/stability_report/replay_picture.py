@@ -11,8 +11,6 @@ import numpy as np
 
 from spikeguard.components.stability_report.picture_parts import (
     BOTTOM,
-    TOP,
-    WIDTH,
     Horizontal,
     floats,
     frame,
@@ -22,7 +20,10 @@ from spikeguard.components.stability_report.picture_parts import (
     steps_axis,
 )
 
-_HEIGHT = 150
+# In the picture's own units: as wide as the text on a phone's page stays readable in.
+_WIDTH, _HEIGHT, _TOP = 600, 150, 22
+# Calm steps before the first high one that are drawn.
+_LEAD = 15
 # As many as a replay keeps, and some more.
 _MOST_STEPS = 200
 # A larger loss has gone wrong for good, and no scale would show it beside the others.
@@ -67,12 +68,15 @@ def replay_lines(spike: Any) -> ReplayLines | None:
     # A path needs its steps in order.
     if not steps or known != sorted(steps, key=lambda step: step or 0.0) or len(known) != len(steps):
         return None
-    if not len(recorded) == len(unchanged) == len(steps) or all(loss is None for loss in (*recorded, *unchanged)):
+    if not len(recorded) == len(unchanged) == len(steps):
         return None
     changed, text = _change(spike.get("causes"), len(steps))
-    (expected,) = _numbers([replay.get("expected")]) or (None,)
-    whole = tuple(int(step) for step in known)
-    return ReplayLines(whole, tuple(recorded), tuple(unchanged), changed, text, expected)
+    expected, first = _numbers([replay.get("expected"), replay.get("first_step")]) or (None, None)
+    shown = slice(sum(step < first - _LEAD for step in known) if first is not None else 0, None)
+    whole = tuple(int(step) for step in known[shown])
+    if not whole or all(loss is None for loss in (*recorded[shown], *unchanged[shown])):
+        return None
+    return ReplayLines(whole, tuple(recorded[shown]), tuple(unchanged[shown]), changed[shown], text, expected)
 
 
 def _change(causes: Any, steps: int) -> tuple[tuple[float | None, ...], str]:
@@ -99,16 +103,16 @@ def replay_picture(lines: ReplayLines) -> str:
     drawn += [("changed", lines.changed)] if lines.changed else []
     losses = [loss for _, values in drawn for loss in values if loss is not None]
     steps = np.array(lines.steps, dtype=float)
-    x = Horizontal(float(steps[0]), float(steps[-1]))
-    panel = panel_of(TOP, _HEIGHT, np.array(losses), is_logarithmic(losses))
+    x = Horizontal(float(steps[0]), float(steps[-1]), _WIDTH)
+    panel = panel_of(_TOP, _HEIGHT, np.array(losses), is_logarithmic(losses), _WIDTH)
     parts = [frame(panel, f"Loss{' (logarithmic)' if panel.is_log else ''}")]
     if lines.expected is not None and panel.low <= lines.expected <= panel.high:
         parts.append(line("expected", x, panel, steps[[0, -1]], np.array([lines.expected, lines.expected])))
     parts += [line(name, x, panel, steps, floats(values)) for name, values in drawn]
-    bottom = TOP + _HEIGHT + BOTTOM
+    bottom = _TOP + _HEIGHT + BOTTOM
     parts.append(steps_axis(x, bottom, "step"))
     title = html.escape(_title(lines), quote=True)
-    return f'<svg class="picture" viewBox="0 0 {WIDTH} {bottom}" role="img" aria-label="{title}"><title>{title}</title>{"".join(parts)}</svg>'
+    return f'<svg class="picture" viewBox="0 0 {_WIDTH} {bottom}" role="img" aria-label="{title}"><title>{title}</title>{"".join(parts)}</svg>'
 
 
 def _title(lines: ReplayLines) -> str:
