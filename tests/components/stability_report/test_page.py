@@ -73,7 +73,7 @@ def test_click_on_a_spike_opens_its_causes(browser: Browser, page_text: str) -> 
         assert opened_spike.count() == 1
         assert opened_spike.get_attribute("id") == "spike-2"
         replayed = opened_spike.get_by_role(
-            "img", name=f"Highest loss of steps {SPIKE_STEPS[1] - 39} to {SPIKE_STEPS[1]}"
+            "img", name=f"Highest loss of steps {SPIKE_STEPS[1] - 15} to {SPIKE_STEPS[1]}"
         )
         assert replayed.is_visible()
         assert replayed.locator("path.recorded, path.unchanged, path.changed").count() == 3
