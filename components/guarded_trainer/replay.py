@@ -165,7 +165,11 @@ def replay_kept(model: keras.Model, keeper: ReplayKeeper, budget: ReplayBudget, 
             logger.exception("Spikes could not be replayed")
             # Of an error in a traced function the last line says what it was.
             words = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-            keeper.notes.append(f"Spikes could not be replayed: {type(error).__name__}: {words[-1][:200]}.")
+            reason = f"{type(error).__name__}: {words[-1][:200]}"
+            keeper.notes.append(f"Spikes could not be replayed: {reason}.")
+            for peak in waiting:
+                if not (keeper.result_folder(peak) / RESULT_NAME).exists():
+                    keeper.leave_out(peak, peak, f"the replay failed ({reason})")
     keeper.write_notes()
 
 
@@ -176,6 +180,8 @@ def _replay_all(model: keras.Model, keeper: ReplayKeeper, waiting: list[int], de
         for number, peak in enumerate(waiting):
             if time.monotonic() > deadline:
                 keeper.notes.append(f"{len(waiting) - number} kept spikes were not replayed: the time for it was over.")
+                for left in waiting[number:]:
+                    keeper.leave_out(left, left, "the time for replays was over")
                 return
             started = time.monotonic()
             kept = keeper.read(peak)

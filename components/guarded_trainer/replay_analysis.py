@@ -128,18 +128,29 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
     expected, peak = kept.expected, _capped(np.max(_ranked(losses[first_place:])))
     recorded = _capped(kept.losses[peak_place])
     rise = recorded - expected
-    base: dict[str, Any] = {"reason": "", "expected": expected, "peak": peak, "recorded_peak": recorded, "changes": []}
+    base: dict[str, Any] = {
+        "reason": "",
+        "expected": expected,
+        "peak": peak,
+        "recorded_peak": recorded,
+        # Of all replayed steps, so that the curves can be drawn side by side; at most 96 of them are kept.
+        "steps": [kept.state_step + 1 + place for place in range(len(kept.batches))],
+        "recorded": kept.losses.tolist(),
+        "losses": losses.tolist(),
+        "changes": [],
+    }
     same = (peak - expected) / rise if rise > 0 else 0.0
     look = _Look(kept, replayed, reference, levels, max(peak - expected, 1e-30), first_place, losses)
     if not _LEAST_SAME <= same <= _MOST_SAME:
-        reason = f"the replay had a peak of {peak:.4g} where the training had {recorded:.4g}"
+        reason = f"the replay had a peak of {peak:.4g} where the training had {recorded:.4g}, and so no change could be tried"
         return {**base, **look.findings(), "is_reproduced": False, "reason": reason}
-    changes = []
+    changes: list[dict[str, Any]] = []
     # Of a loss without bounds all but nothing is left by any change: what counts is how far it is from what was expected.
     most = _UNBOUNDED * max(abs(expected), (expected - float(np.min(_ranked(losses)))))
-    for change in look.changes():
+    wanted = look.changes()
+    for tried, change in enumerate(wanted):
         if replayed.is_over:
-            base["reason"] = "the time for replays was over before all changes were tried"
+            base["reason"] = f"the time for replays was over after {tried} of {len(wanted)} changes"
             break
         result = replayed.run(change)
         if result is not None:
@@ -152,6 +163,7 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
                     "peak": height,
                     "left": min(_HUGE, max(0.0, (height - expected) / min(peak - expected, most))),
                     "figures": change.figures,
+                    "losses": result.tolist(),
                 }
             )
     findings = look.findings()

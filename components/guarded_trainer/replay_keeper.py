@@ -32,6 +32,10 @@ _FEWEST_BATCHES = 8
 _NEW_LEVEL = 64
 # Ordinary rows that are kept to compare with, and how many are drawn each time that a state is kept.
 _REFERENCE_ROWS, _DRAWN_ROWS = 768, 48
+# High losses of which it is told why they were not replayed, the first ones.
+_MOST_LEFT = 50
+# Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
+_START = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +124,7 @@ class ReplayKeeper:
         self._open: tuple[int, int] | None = None  # First step and last high step of an event that may go on.
         self._reference: list[Batch] = []
         self._left_out = 0
+        self._left: list[dict[str, Any]] = []
         self._variables: list[Any] = []
         self._checked = 0
 
@@ -183,6 +188,11 @@ class ReplayKeeper:
         losses = np.array([self._steps[step][2] for step in steps.tolist()])
         if len(self._history) < _FEWEST:
             self._history.extend(losses[np.isfinite(losses)].tolist())
+            with np.errstate(invalid="ignore"):
+                is_wrong = ~(losses <= _START * self._history[0]) if self._history else ~np.isfinite(losses)
+            for start, end in _events(is_wrong)[:1]:
+                why = f"fewer than {_FEWEST} losses stand before it to compare with"
+                self.leave_out(int(steps[start]), int(steps[end]), why)
             return True
         past = np.array(self._history)
         middle = float(np.median(past))
@@ -201,6 +211,8 @@ class ReplayKeeper:
     def _keep(self, steps: npt.NDArray[np.int64], losses: Floats, expected: float, spread: float) -> None:
         first, last = int(steps[0]), int(steps[-1])
         if self._open is not None and first <= self._open[1] + _APART:
+            if first > self._open[1] + 3:
+                self.leave_out(first, last, f"it may be the aftermath of step {self._open[1]:,}")
             self._open = (self._open[0], last)
             return  # The event is kept already: its beginning tells the cause.
         self._open = (first, last)
@@ -211,24 +223,29 @@ class ReplayKeeper:
         states = [one for one in self._states if one[0] <= first - _LEAD] or [
             one for one in self._states if one[0] < first
         ]
+        peak = int(steps[place])
         if not states:
+            self.leave_out(first, peak, "no state from before it was kept")
             return
         weakest = min(self.kept, key=self.kept.__getitem__, default=0)
         if len(self.kept) >= self._budget.most_spikes and height < 2.0 * self.kept[weakest]:
             self._left_out += 1
+            self.leave_out(first, peak, f"only {self._budget.most_spikes} spikes are kept, the highest")
             return
         state_step, state = states[-1]
-        peak = int(steps[place])
         wanted = range(state_step + 1, peak + 1)
         if any(step not in self._steps for step in wanted) or len(wanted) > _MOST_STEPS:
+            self.leave_out(first, peak, f"no state from within {_MOST_STEPS} steps before it was kept")
             return
         if self.rows.written - self._steps[state_step + 1][0] > self.rows.capacity:
             self._note("Rows of some high steps were overwritten before they could be kept: the batches are large.")
+            self.leave_out(first, peak, "its rows were overwritten before they could be kept: the batches are large")
             return
         if len(self.kept) >= self._budget.most_spikes:
             shutil.rmtree(self._folder_of(weakest), ignore_errors=True)
             del self.kept[weakest]
             self._left_out += 1
+            self.leave_out(weakest, weakest, f"only {self._budget.most_spikes} spikes are kept, the highest")
         batches = [self.rows.read(np.arange(row, row + size)) for row, size, _, _ in map(self._steps.get, wanted)]  # type: ignore[misc]
         kept = Kept(
             first,
@@ -264,6 +281,9 @@ class ReplayKeeper:
         used = sum(path.stat().st_size for path in self._folder.glob(f"*/{KEPT_NAME}"))
         if used + size > self._budget.disk_bytes:
             self._note(f"A high loss was not kept for replay: more than {self._budget.disk_bytes:,} bytes on disk.")
+            self.leave_out(
+                kept.first, kept.peak, f"it would have taken more than {self._budget.disk_bytes:,} bytes on disk"
+            )
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -271,6 +291,7 @@ class ReplayKeeper:
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             self._note(f"A high loss could not be kept for replay: {error.strerror or error}.")
+            self.leave_out(kept.first, kept.peak, f"it could not be kept: {error.strerror or error}")
             return
         self.kept[kept.peak] = kept.height
 
@@ -290,6 +311,11 @@ class ReplayKeeper:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def leave_out(self, first: int, peak: int, reason: str) -> None:
+        """Tells why the high steps from `first` to `peak` are not replayed."""
+        if len(self._left) < _MOST_LEFT:
+            self._left.append({"first_step": first, "step": peak, "reason": reason})
+
     def write_notes(self) -> None:
         """Writes what was left out, where anything was."""
         notes = list(self.notes)
@@ -297,10 +323,11 @@ class ReplayKeeper:
             notes.append(f"Nothing was kept for replay: {self.rows.reason}.")
         if self._left_out:
             notes.append(f"{self._left_out} lower or later spikes were not kept for replay.")
-        if notes:
+        if notes or self._left:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                (self._folder / NOTES_NAME).write_text(json.dumps({"notes": notes}) + "\n", encoding="utf-8")
+                text = json.dumps({"notes": notes, "left_out": self._left}) + "\n"
+                (self._folder / NOTES_NAME).write_text(text, encoding="utf-8")
             except OSError:
                 return
 

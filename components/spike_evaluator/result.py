@@ -10,11 +10,12 @@
      "curve": {"points", "first_step", "last_step", "kind": "step" | "epoch",
                "loss_is": "batch" | "running_mean" | "epoch_mean"} or null where no curve could be read,
      "spikes": [{"start_step", "peak_step", "end_step", "loss_at_peak", "expected_loss", "height", "recovered",
-                 "peak_epoch": number or null, "causes": [cause, ...], the most likely first}],
+                 "peak_epoch": number or null, "causes": [cause, ...], the most likely first,
+                 "replay": its replay or null where the spike was not seen in the training}],
      "course": as one of "spikes", where the run diverged or, "recovered", rose before it settled, or null where it did
                neither or a spike tells of it,
      "explained": [{"start_step", "peak_step", "end_step", "reason"}],
-     "validation_spikes": as "spikes", without causes,
+     "validation_spikes": as "spikes", without causes and replay,
      "levels": {"first", "best", "final", "noise"}, null where unknown,
      "diverged_from": step or null,
      "plateau_from": step or null,
@@ -33,7 +34,16 @@ A cause, as `causes.ranking` finds it, is
      "text": the evidence and what the replay said, in a sentence,
      "rows": [{"example_id", "step", "loss", "feature", "value", "lower", "upper"}], null where unknown,
      "remedy": {"text", "recipe": {field of Recipe: value}, "pipeline": {field of PipelineConfig: value}, "flags": [flag of local_runner.py, ...]},
-     "replay": {"change", "text", "peak", "left": share of the rise that is left, ...} or null where it was not replayed}
+     "replay": {"change", "text", "peak", "left": share of the rise that is left, "losses": of the spike's replayed "steps",
+                with the change, ...} or null where it was not replayed}
+
+The replay of a spike, as `causes.replays.curves_of` has it, is
+
+    {"is_reproduced": whether the replay without any change had the same spike,
+     "reason": why it, or a part of it, was not replayed, "" where all was,
+     "expected": loss, "first_step": the first high one,
+     "steps", "recorded", "losses": the replayed steps, and their losses in the training and in the replay without any
+               change; equally long, at most 96, empty where nothing was replayed, null for a loss that was not finite}
 
 Where there are several runs, the one with the worst verdict is told of. `height` is (loss_at_peak - expected_loss) over
 the robust standard deviation of the noise around it. The text is strict JSON: no NaN, no Infinity.
@@ -50,7 +60,8 @@ from typing import Any
 
 from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.imbalance_detector.batch_composition import check_batches
-from spikeguard.components.spike_evaluator.causes.ranking import RankedCause, causes_of, course_causes
+from spikeguard.components.spike_evaluator.causes.ranking import RankedCause, causes_of, course_causes, replay_of
+from spikeguard.components.spike_evaluator.causes.replays import curves_of
 from spikeguard.components.spike_evaluator.detection import DetectionConfig, Spike, SpikeFindings, detect_spikes
 from spikeguard.components.spike_evaluator.policy import SpikePolicy, Verdict, judge
 from spikeguard.components.training_curve import TrainingCurve
@@ -85,6 +96,10 @@ class Evaluation:
     """Of each spike of `findings`, the most likely first; empty where they were not sought."""
     course: tuple[Spike, tuple[RankedCause, ...]] | None = None
     """Where the run diverged, as a spike, and the causes; None where it did not, or a spike tells of it."""
+    replays: tuple[Mapping[str, Any] | None, ...] = ()
+    """Of each spike, what `causes.replays.curves_of` returns; empty where they were not sought."""
+    course_replay: Mapping[str, Any] | None = None
+    """The same of `course`."""
     replay_notes: tuple[str, ...] = ()
     """Sentences on what was not replayed, and why."""
 
@@ -93,6 +108,11 @@ class Evaluation:
         """Each spike with its causes."""
         spikes = self.findings.spikes if self.findings else ()
         return tuple(zip(spikes, self.causes or ((),) * len(spikes), strict=True))
+
+    @property
+    def spike_replays(self) -> tuple[Mapping[str, Any] | None, ...]:
+        """Of each spike its replay; None where it has none."""
+        return self.replays or (None,) * (len(self.findings.spikes) if self.findings else 0)
 
     @property
     def is_blessed(self) -> bool:
@@ -173,7 +193,14 @@ def with_causes(
         return evaluation
     causes = causes_of(evaluation.curve, evaluation.findings, replays, tables)
     course = course_causes(evaluation.curve, evaluation.findings, replays, tables)
-    return dataclasses.replace(evaluation, causes=causes, course=course, replay_notes=notes)
+    return dataclasses.replace(
+        evaluation,
+        causes=causes,
+        course=course,
+        replays=tuple(curves_of(replay_of(spike, replays)) for spike in evaluation.findings.spikes),
+        course_replay=curves_of(replay_of(course[0], replays)) if course else None,
+        replay_notes=notes,
+    )
 
 
 def unreadable(reason: str) -> Evaluation:
@@ -221,11 +248,11 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "loss_is": curve.loss_is,
         },
         "spikes": [
-            {**dataclasses.asdict(spike), "causes": [_cause(cause) for cause in causes]}
-            for spike, causes in evaluation.explained_spikes
+            {**dataclasses.asdict(spike), "causes": [_cause(cause) for cause in causes], "replay": _finite(replay)}
+            for (spike, causes), replay in zip(evaluation.explained_spikes, evaluation.spike_replays, strict=True)
         ],
         "course": _finite(dataclasses.asdict(evaluation.course[0]))
-        | {"causes": [_cause(one) for one in evaluation.course[1]]}
+        | {"causes": [_cause(one) for one in evaluation.course[1]], "replay": _finite(evaluation.course_replay)}
         if evaluation.course
         else None,
         "explained": [dataclasses.asdict(rise) for rise in findings.explained],

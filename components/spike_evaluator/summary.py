@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from spikeguard.components.spike_evaluator.causes.ranking import RankedCause
 from spikeguard.components.spike_evaluator.detection import Spike
@@ -38,18 +39,19 @@ def _details(evaluation: Evaluation) -> list[str]:
         return []
     spikes, kind = evaluation.explained_spikes, evaluation.curve.kind
     # The highest are told of, in the order of their steps.
-    listed = sorted(sorted(spikes, key=lambda one: -one[0].height)[:_LISTED], key=lambda one: one[0].start_step)
+    told = list(zip(spikes, evaluation.spike_replays, strict=True))
+    listed = sorted(sorted(told, key=lambda one: -one[0][0].height)[:_LISTED], key=lambda one: one[0][0].start_step)
     lines = []
-    for spike, causes in listed:
+    for (spike, causes), replay in listed:
         lines.append(_sentence(spike, kind))
-        lines += [f"  {line}" for line in cause_lines(causes)]
+        lines += [f"  {line}" for line in [*cause_lines(causes), *_replay_lines(replay)]]
     if len(spikes) > _LISTED:
         lines.append(f"and {len(spikes) - _LISTED} lower spikes")
     if evaluation.course is not None:
         start, causes = evaluation.course
         rose = f"{kind} {start.peak_step}: {start.loss_at_peak:.4g} before the loss settled"
         lines.append(rose if start.recovered else f"from {kind} {start.start_step} on the loss diverged")
-        lines += [f"  {line}" for line in cause_lines(causes)]
+        lines += [f"  {line}" for line in [*cause_lines(causes), *_replay_lines(evaluation.course_replay)]]
     return lines + _facts(evaluation)
 
 
@@ -70,6 +72,13 @@ def cause_lines(causes: Sequence[RankedCause]) -> list[str]:
     text = f"{first.text[:1].upper()}{first.text[1:]}. {verdict[first.status]} {first.remedy.text}"
     others = [f"{one.cause.replace('_', ' ')} ({one.score:.2f})" for one in causes[1:3] if one.score >= _TOLD]
     return [text, *([f"Also possible: {', '.join(others)}."] if others else [])]
+
+
+def _replay_lines(replay: Mapping[str, Any] | None) -> list[str]:
+    """Why a replay says less than it could; empty where it says all, or where there was none to expect."""
+    if replay is None or not replay["reason"]:
+        return []
+    return [f"{'Replayed in part' if replay['losses'] else 'Not replayed'}: {replay['reason']}."]
 
 
 def _facts(evaluation: Evaluation) -> list[str]:

@@ -19,7 +19,9 @@ from spikeguard.components.guarded_trainer.guard_action import GuardAction
 from spikeguard.components.stability_report.content import Json, ReportContent
 from spikeguard.components.stability_report.histogram import histogram_picture
 from spikeguard.components.stability_report.outcome import plain_numbers
-from spikeguard.components.stability_report.picture import is_logarithmic, picture
+from spikeguard.components.stability_report.picture import picture
+from spikeguard.components.stability_report.picture_parts import is_logarithmic
+from spikeguard.components.stability_report.replay_picture import replay_lines, replay_picture
 
 LARGEST_PAGE_BYTES = 6_000_000
 # Rows of a table, and of tables within a row; a page that is still too large gets shares of these.
@@ -30,6 +32,7 @@ _UNKNOWN = "\u2013"
 _TABLES = ("outliers", "class_balance", "normalization")
 _SHAPES = (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError, jinja2.TemplateError)
 _FOLDER = pathlib.Path(__file__).parent / "page"
+_TICKED = re.compile("`([^`]+)`")
 # Marks that change the direction of the text around them, and control characters: shown by their numbers.
 _INVISIBLE = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -174,9 +177,12 @@ def _environment() -> jinja2.Environment:
     environment.filters["as_script_data"] = script_data
     environment.filters["percent"] = _percent
     environment.filters["sentence"] = _sentence
+    environment.filters["coded"] = _coded
     environment.filters["plain"] = plain_numbers
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["by_outliers"] = _by_outliers
+    environment.filters["replay_lines"] = replay_lines
+    environment.filters["replay_picture"] = lambda lines: markupsafe.Markup(replay_picture(lines))
     environment.filters["histogram"] = lambda feature: markupsafe.Markup(histogram_picture(feature))
     return environment
 
@@ -202,7 +208,9 @@ def _shown(value: Any) -> Any:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
+        if 1e6 > abs(value) == round(abs(value)):
+            return f"{value:,.0f}"
+        return plain_numbers(f"{value:.4g}")
     return _INVISIBLE.sub(lambda found: f"⟨{ord(found.group()):04X}⟩", str(value))
 
 
@@ -213,6 +221,11 @@ def _sentence(text: Any) -> str:
     return (told[:1].upper() + told[1:] if first.isalpha() else told) + (
         "" if told.endswith((".", "!", "?", "…")) else "."
     )
+
+
+def _coded(text: Any) -> markupsafe.Markup:
+    """A text whose `parts between ticks` are code."""
+    return markupsafe.Markup(_TICKED.sub(r"<code>\1</code>", str(markupsafe.escape(_shown(text)))))
 
 
 def _percent(share: Any) -> str:

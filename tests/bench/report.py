@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from spikeguard.components.spike_evaluator import result
+from spikeguard.components.spike_evaluator.causes.replays import MOST_STEPS
 from spikeguard.components.stability_report.collecting import content_of_log
 from spikeguard.components.stability_report.content import ReportContent
 from spikeguard.components.stability_report.rendering import LARGEST_PAGE_BYTES, render
 from spikeguard.components.training_curve import TrainingCurve
 from tests.bench import RESULTS
 from tests.browser import open_browser, opened
-from tests.components.stability_report.runs import cause, outliers, proofs
+from tests.components.stability_report.runs import cause, outliers, proofs, replay
 
 _GOAL_SECONDS = 3.0
 # One spike in so many steps.
@@ -50,7 +52,7 @@ def large_content(steps: int, features: int) -> ReportContent:
     )
     content = content_of_log(result.evaluate(curve), f"{steps:,} steps, {features:,} features")
     evaluation = content.evaluation or {}
-    spikes = [{**spike, "causes": [cause()]} for spike in evaluation["spikes"]]
+    spikes = [{**spike, **_replayed(spike["peak_step"], rng)} for spike in evaluation["spikes"]]
     names = [f"a_feature_with_an_ordinary_name_{number}" for number in range(features)]
     anomalies = [
         {
@@ -77,6 +79,17 @@ def large_content(steps: int, features: int) -> ReportContent:
             for split in ("train", "eval", "test")
         )[:3000],
     )
+
+
+def _replayed(step: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Causes and replay of the spike at a step, which has as many steps as a replay may have."""
+    recorded, losses, changed = rng.uniform(1.0, 4.0, (3, MOST_STEPS)).round(5).tolist()
+    steps = list(range(step - MOST_STEPS + 1, step + 1))
+    found = cause()
+    return {
+        "causes": [{**found, "replay": {**found["replay"], "losses": changed}}],
+        "replay": {**replay(step=step), "steps": steps, "recorded": recorded, "losses": losses},
+    }
 
 
 @dataclasses.dataclass(frozen=True)

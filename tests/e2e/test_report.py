@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from spikeguard.cli import main
 from tests.browser import Browser, open_browser, opened
 
+from . import verified_spike
 from .conftest import Run
 from .screenshot import take
 
@@ -85,7 +86,15 @@ def test_pages_open_without_complaint(browser: Browser, main_job: Run, naive_job
             assert complaints == []
 
 
-def test_screenshot_of_the_readme_can_be_taken_again(browser: Browser, naive_job: Run, tmp_path: pathlib.Path) -> None:
-    picture = take(browser, _report(naive_job), tmp_path / "report.png")
+def test_picture_of_the_readme_can_be_taken_again(browser: Browser, tmp_path: pathlib.Path) -> None:
+    verified_spike.train(tmp_path)
+    evaluation = verified_spike.write_page(tmp_path, tmp_path / "report.html")
+    (((spike, (cause, *_)),), (replay,)) = evaluation.explained_spikes, evaluation.spike_replays
+    assert (cause.cause, cause.status) == ("outliers", "verified")
+    assert {row.example_id for row in cause.rows} == set(verified_spike.WRONG_ROWS)
+    assert {row.feature for row in cause.rows} == {"distance"}
+    assert replay is not None
+    assert max(replay["losses"]) > 0.5 * spike.loss_at_peak > 100 * max(cause.replay["losses"])
+    picture = take(browser, tmp_path / "report.html", tmp_path / "report.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 300_000

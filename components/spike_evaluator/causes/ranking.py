@@ -19,6 +19,7 @@ from spikeguard.components.spike_evaluator.causes import (
     regularization,
 )
 from spikeguard.components.spike_evaluator.causes.evidence import LIKELY, Cause, Evidence, Remedy, Row, Status
+from spikeguard.components.spike_evaluator.causes.replays import short_losses
 from spikeguard.components.spike_evaluator.causes.surroundings import REMAINS, Surroundings
 from spikeguard.components.spike_evaluator.detection import Spike, SpikeFindings
 from spikeguard.components.training_curve import TrainingCurve
@@ -97,7 +98,9 @@ def causes_of(
     highest = sorted(findings.spikes, key=lambda spike: -spike.height)[:_MOST_SPIKES]
     wanted = {id(spike) for spike in highest}
     return tuple(
-        rank(Surroundings(curve, findings, spike, replay_of(spike, replays), tables)) if id(spike) in wanted else ()
+        rank(Surroundings(curve, findings, spike, _figured(replay_of(spike, replays)), tables))
+        if id(spike) in wanted
+        else ()
         for spike in findings.spikes
     )
 
@@ -155,13 +158,22 @@ def course_causes(
     course = course_of(curve, findings)
     if course is None:
         return None
-    return course, rank(Surroundings(curve, findings, course, replay_of(course, replays), tables))
+    return course, rank(Surroundings(curve, findings, course, _figured(replay_of(course, replays)), tables))
 
 
 def replay_of(spike: Spike, replays: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The replay that belongs to a spike: of those whose high steps overlap with it, the one that begins nearest."""
+    """The replay that belongs to a spike: of those whose high steps overlap with it, the one that begins nearest.
+
+    One that was left out comes after all that were replayed.
+    """
     inside = [one for one in replays if spike.start_step - 2 <= one["step"] and one["first_step"] <= spike.end_step + 1]
-    return min(inside, key=lambda one: abs(one["first_step"] - spike.start_step)) if inside else None
+    nearest = sorted(inside, key=lambda one: (_figured(one) is None, abs(one["first_step"] - spike.start_step)))
+    return nearest[0] if nearest else None
+
+
+def _figured(replay: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The replay, unless it was left out: then it has a reason and no figures."""
+    return replay if replay and "figures" in replay else None
 
 
 def rank(around: Surroundings) -> tuple[RankedCause, ...]:
@@ -199,6 +211,7 @@ def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause
         elif best["left"] > REMAINS:
             score *= _REFUTED
         text += f". {_replayed(best, replay)}"
+        best = {**best, "losses": short_losses(best.get("losses"))}
     return RankedCause(
         evidence.cause, status, score, text, evidence.remedy, dict(evidence.figures), evidence.rows, best
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import keras
@@ -13,9 +14,11 @@ import tensorflow as tf
 
 import spikeguard
 from spikeguard.components.errors import InvalidArgumentError
+from spikeguard.components.guarded_trainer.replay_analysis import Replayed
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
+from spikeguard.components.spike_evaluator.summary import summary
 
 STEPS, BATCH, AT = 160, 32, 120
 # More time than a busy machine needs.
@@ -65,6 +68,25 @@ def test_outlying_rows_are_named_and_verified(tmp_path: pathlib.Path) -> None:
     assert cause.replay["change"] == "rows_removed"
     assert cause.replay["left"] < 0.1
     assert not evaluation.replay_notes
+    _check_curves(tmp_path, evaluation)
+
+
+def _check_curves(folder: pathlib.Path, evaluation: result.Evaluation) -> None:
+    """The curves of the first spike's replay: as recorded, as replayed, and calm without the rows."""
+    spike = json.loads(result.to_text(evaluation))["spikes"][0]
+    replay, changed = spike["replay"], spike["causes"][0]["replay"]["losses"]
+    assert (replay["reason"], replay["is_reproduced"], replay["first_step"]) == ("", True, AT + 1)
+    steps = replay["steps"]
+    assert steps == list(range(steps[0], steps[-1] + 1))
+    assert steps[0] < AT < spike["peak_step"] <= steps[-1]
+    recorded = spikeguard.read_curve(folder).loss[steps[0] - 1 : steps[-1]]
+    # Nothing in this training is random: the replay is the training again, up to the loss of the rows.
+    calm = AT - steps[0] + 1
+    np.testing.assert_allclose(replay["recorded"][: calm + 1], recorded[: calm + 1], rtol=1e-5)
+    np.testing.assert_allclose(replay["losses"][: calm + 1], recorded[: calm + 1], rtol=1e-4)
+    np.testing.assert_allclose(changed[:calm], recorded[:calm], rtol=1e-4)
+    assert len(changed) == len(replay["losses"]) == len(replay["recorded"]) == len(steps)
+    assert max(changed) < 0.1 * recorded[calm]
 
 
 def test_jump_of_the_learning_rate_is_verified(tmp_path: pathlib.Path) -> None:
@@ -145,28 +167,65 @@ def test_train_step_that_fails_in_the_replay_costs_the_replay_alone(tmp_path: pa
     recorder = spikeguard.CurveRecorder(tmp_path, has_tensorboard=False, replay=BUDGET)
     model.fit(_dataset(x, y), callbacks=[_Over(), recorder], verbose=0)
     replays, (note,) = read_replays(tmp_path)
-    assert replays == ()
+    assert not [one for one in replays if "figures" in one]
+    (left_out,) = (one for one in replays if one["reason"].startswith("the replay failed (RuntimeError: "))
+    assert left_out["first_step"] > AT
     assert note.startswith("Spikes could not be replayed: RuntimeError: ")
     assert note.endswith("no more.")
     assert len(spikeguard.read_curve(tmp_path)) == STEPS
 
 
 @pytest.mark.parametrize(
-    ("budget", "note"),
+    ("budget", "note", "told"),
     [
-        (ReplayBudget(memory_bytes=1000), "do not fit into"),
-        (ReplayBudget(disk_bytes=1000), "more than 1,000 bytes on disk"),
-        (ReplayBudget(time_share=0.0, least_seconds=0.0), "were not replayed: the time for it was over"),
+        (ReplayBudget(memory_bytes=1000), "do not fit into", ""),
+        (
+            ReplayBudget(disk_bytes=1000),
+            "more than 1,000 bytes on disk",
+            "Not replayed: it would have taken more than 1,000 bytes on disk.",
+        ),
+        (
+            ReplayBudget(time_share=0.0, least_seconds=0.0),
+            "were not replayed: the time for it was over",
+            "Not replayed: the time for replays was over.",
+        ),
     ],
     ids=["memory", "disk", "time"],
 )
-def test_what_a_budget_leaves_out_is_said(tmp_path: pathlib.Path, budget: ReplayBudget, note: str) -> None:
+def test_what_a_budget_leaves_out_is_said(tmp_path: pathlib.Path, budget: ReplayBudget, note: str, told: str) -> None:
     x, y = _rows()
     x[AT * BATCH + 3, 4] = 60.0
     evaluation = _fit(tmp_path, _model(keras.optimizers.SGD(0.02)), _dataset(x, y), replay=budget)
     cause = _first_cause(evaluation)
     assert (cause.cause, cause.status, cause.replay) == ("outliers", "likely", None)
     assert note in " ".join(result.to_json(evaluation)["notes"])
+    assert told in summary(evaluation, "log")
+
+
+def test_replay_whose_time_is_over_midway_says_how_far_it_came(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = _rows()
+    x[AT * BATCH + 3, 4] = 60.0
+    # Asked before each change, and once more before the gradient's figures are taken.
+    answers = iter([False, True, True])
+    monkeypatch.setattr(Replayed, "is_over", property(lambda _: next(answers)))
+    evaluation = _fit(tmp_path, _model(keras.optimizers.SGD(0.02)), _dataset(x, y))
+    (replayed,) = (one for one in read_replays(tmp_path)[0] if "figures" in one)
+    assert re.fullmatch(r"the time for replays was over after 1 of [2-9] changes", replayed["reason"])
+    assert [change["cause"] for change in replayed["changes"]] == ["outliers"]
+    assert f"Replayed in part: {replayed['reason']}." in summary(evaluation, "log")
+
+
+def test_high_loss_without_a_state_before_it_is_told_of(tmp_path: pathlib.Path) -> None:
+    x, y = _rows()
+    x[2 * BATCH + 3] = 1e4
+    _fit(tmp_path, _model(keras.optimizers.SGD(1e-4)), _dataset(x, y), block_steps=16)
+    left_out = [one for one in read_replays(tmp_path)[0] if "figures" not in one]
+    assert (left_out[0]["first_step"], left_out[0]["reason"]) == (
+        3,
+        "fewer than 32 losses stand before it to compare with",
+    )
 
 
 def test_batches_of_which_no_rows_can_be_kept_cost_the_replay_alone(tmp_path: pathlib.Path) -> None:

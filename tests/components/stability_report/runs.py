@@ -68,6 +68,7 @@ def write_run(root: pathlib.Path, loss: Floats, text: Callable[[str], str] = str
     judged = result.to_json(result.evaluate(TrainingCurve.from_losses(loss)))
     for spike in judged["spikes"]:
         spike["causes"] = [cause(text)]
+        spike["replay"] = replay(text, spike["peak_step"])
     evaluation.mkdir(parents=True)
     (evaluation / "evaluation.json").write_text(json.dumps(judged))
     names = [text(f"feature {number}") for number in range(features)]
@@ -96,7 +97,26 @@ def cause(text: Callable[[str], str] = str) -> dict[str, Any]:
             "recipe": {"loss": "huber"},
             "flags": ["--outliers", "winsorize"],
         },
-        "replay": {"change": "without_rows", "text": text("without these rows"), "peak": 1.02, "left": 0.03},
+        "replay": {
+            "change": "without_rows",
+            "text": text("Removing 2 rows"),
+            "peak": 1.02,
+            "left": 0.03,
+            "losses": [1.01] * 40,
+        },
+    }
+
+
+def replay(text: Callable[[str], str] = str, step: int = 301) -> dict[str, Any]:
+    """What was replayed of a spike that ends at a step."""
+    return {
+        "is_reproduced": True,
+        "reason": text("the time for replays was over after 2 of 3 changes"),
+        "expected": 1.0,
+        "first_step": step,
+        "steps": list(range(step - 39, step + 1)),
+        "recorded": [1.02] * 39 + [3.2],
+        "losses": [1.03] * 39 + [3.1],
     }
 
 

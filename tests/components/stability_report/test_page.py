@@ -72,6 +72,11 @@ def test_click_on_a_spike_opens_its_causes(browser: Browser, page_text: str) -> 
         opened_spike = page.locator("details.spike[open]")
         assert opened_spike.count() == 1
         assert opened_spike.get_attribute("id") == "spike-2"
+        replayed = opened_spike.get_by_role(
+            "img", name=f"Highest loss of steps {SPIKE_STEPS[1] - 15} to {SPIKE_STEPS[1]}"
+        )
+        assert replayed.is_visible()
+        assert replayed.locator("path.recorded, path.unchanged, path.changed").count() == 3
         text = opened_spike.inner_text()
     for part in (
         "outliers",
@@ -81,6 +86,8 @@ def test_click_on_a_spike_opens_its_causes(browser: Browser, page_text: str) -> 
         "8812345",
         "--outliers winsorize",
         "Replayed",
+        "replayed with one change: Removing 2 rows",
+        "Replayed in part: the time for replays was over after 2 of 3 changes.",
     ):
         assert part.lower() in text.lower()
     assert complaints == []
@@ -173,6 +180,7 @@ def test_everything_is_readable_without_javascript(browser: Browser, page_text: 
     with opened(browser, page_text, java_script_enabled=False) as (page, complaints):
         assert page.locator(".static svg .spike").count() == 2
         assert page.locator(".static svg path.loss").is_visible()
+        assert page.locator(".replayed svg").first.is_visible()
         for text in (
             "2 of 256 rows carry 87%",
             "Winsorize the outliers",
@@ -193,6 +201,8 @@ def test_printed_page_shows_picture_and_folded_parts(browser: Browser, page_text
         page.emulate_media(media="print")
         assert page.locator(".static svg").is_visible()
         assert page.locator("#chart").is_hidden()
+        assert page.locator(".replayed svg").count() == 2
+        assert all(figure.is_visible() for figure in page.locator(".replayed svg").all())
         assert page.locator("details:not([open])").count() == 0
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.locator("details:not([open])").count() > 0

@@ -102,6 +102,17 @@ def test_table_of_another_shape_than_promised_costs_no_more_than_itself(tmp_path
     assert dropped > 0
 
 
+def test_spike_that_was_not_replayed_says_why(tmp_path: pathlib.Path) -> None:
+    content = collect(write_run(tmp_path, spiky()), "left out")
+    assert content.evaluation is not None
+    first, second = content.evaluation["spikes"]
+    left_out = {"first_step": 771, "reason": "the time for replays was over", "steps": [], "recorded": [], "losses": []}
+    evaluation = {**content.evaluation, "spikes": [first, {**second, "replay": left_out}]}
+    page = rendering.render(dataclasses.replace(content, evaluation=evaluation))
+    assert page.count('<figure class="replayed">') == 1
+    assert "Not replayed: the time for replays was over." in page
+
+
 def test_features_with_the_most_outliers_stand_first(tmp_path: pathlib.Path) -> None:
     content = collect(write_run(tmp_path, losses(100), features=3), "order")
     (table,) = content.outliers
