@@ -74,10 +74,20 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
         task=config.task,
     )
     imbalance_detectors = []
+    eval_statistics = []
     if config.task == "classification":
+        # Only these count the classes of a split whatever their type; of whole numbers StatisticsGen keeps ranges.
+        eval_statistics = [
+            TrainingStatistics(
+                examples=example_gen.outputs["examples"],
+                schema=schema_gen.outputs["schema"],
+                split="eval",
+                label=config.label,
+                task=config.task,
+            ).with_id("EvalStatistics")
+        ]
         imbalance_detector = ImbalanceDetector(
-            # The one describes every split, the other counts the classes of train whatever their type.
-            statistics=[statistics_gen.outputs["statistics"], training_statistics.outputs["statistics"]],
+            statistics=[one.outputs["statistics"] for one in (statistics_gen, training_statistics, *eval_statistics)],
             config=ImbalanceConfig(config.label, config.task, batch_size=config.recipe.batch_size),
         )
         imbalance_detectors = [imbalance_detector]
@@ -182,6 +192,7 @@ def create_pipeline(config: PipelineConfig) -> Pipeline:
             schema_gen,
             example_validator,
             training_statistics,
+            *eval_statistics,
             *imbalance_detectors,
             *outlier_detectors,
             transform,
