@@ -216,12 +216,13 @@ def report(outcomes: Sequence[Outcome], folder: pathlib.Path) -> None:
             shown.add_row(*row)
         Console(width=200).print(shown)
         lines += [f"## {title}", "", *_markdown([header, ["---"] * len(header), *rows_of_table]), ""]
-    for is_right, word in ((False, "refused"), (True, "passed or undecidable")):
+    for is_right, word in ((False, "refused"), (True, "not refused")):
         mine = [outcome for outcome in outcomes if outcome.is_right == is_right]
-        decided = [outcome for outcome in mine if is_right or outcome.result != "undecidable"]
+        undecidable = [outcome for outcome in mine if outcome.result == "undecidable"]
+        decided = mine if is_right else [outcome for outcome in mine if outcome not in undecidable]
         share = np.mean([outcome.as_wanted for outcome in decided]) if decided else float("nan")
         lines.append(
-            f"{'Right' if is_right else 'Wrong'} ways {word}: {share:.1%} of {len(decided)} (undecidable: {len(mine) - len(decided)})."
+            f"{'Right' if is_right else 'Wrong'} ways {word}: {share:.1%} of {len(decided)} (undecidable: {len(undecidable)})."
         )
     for size in sizes:
         ratios = [o.validate_seconds / o.transform_seconds for o in outcomes if o.rows == size]
