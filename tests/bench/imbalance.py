@@ -391,8 +391,9 @@ def test_imbalance() -> None:
 @pytest.mark.e2e
 def test_smoke_of_the_imbalance_bench(tmp_path: pathlib.Path) -> None:
     case = CASES[2]
-    runs = [train(case, arm, seed=0, steps=40)[0] for arm in ("none", "batches")]
-    found = jitters(case, train(case, "weights", seed=0, steps=40)[1], seed=0, steps=150)
+    # Half of the steps must tell the losses of ten classes.
+    runs = [train(case, arm, seed=0, steps=160)[0] for arm in ("none", "batches")]
+    found = jitters(case, train(case, "weights", seed=0, steps=160)[1], seed=0, steps=150)
     rates = order_rates(case, seeds=5)
     assert (rates["sorted"], rates["shuffled"]) == (1.0, 0.0)
     assert found[0].error == pytest.approx(0.0, abs=0.2)
