@@ -254,8 +254,13 @@ def _print_summary(config: PipelineConfig, result: RunResult) -> None:
     ]
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print()
-    for name, text in rows:
-        console.print(f"{name:>10}  {text}")
+    for line in _aligned(rows):
+        console.print(line)
+
+
+def _aligned(rows: list[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:>{width}}  {text}" for name, text in rows]
 
 
 def _curve_rows(config: PipelineConfig, result: RunResult) -> list[tuple[str, str]]:

@@ -105,3 +105,8 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         "no-cache",
     ):
         assert f"--{flag}" in text
+
+
+def test_summary_has_room_for_its_longest_label() -> None:
+    lines = local_runner._aligned([("data", "as the schema says"), ("normalization", "folder")])
+    assert lines == ["         data  as the schema says", "normalization  folder"]

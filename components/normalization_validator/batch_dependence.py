@@ -13,7 +13,7 @@ from spikeguard.components.training_curve import Floats
 _NEAR = 1e-2
 
 
-def check_batches(graph: ProbedGraph, serialized: list[bytes]) -> dict[str, Check]:
+def check_batch_dependence(graph: ProbedGraph, serialized: list[bytes]) -> dict[str, Check]:
     """Transforms the same rows in one batch and in two uneven parts.
 
     Args:
@@ -28,12 +28,25 @@ def check_batches(graph: ProbedGraph, serialized: list[bytes]) -> dict[str, Chec
     parts = [graph.apply(graph.parse(part)) for part in (serialized[:cut], serialized[cut:]) if part]
     first = graph.apply(graph.parse(serialized[:1]))
     return {
-        output: _compared(values, again[output], [part[output] for part in parts], first[output], len(serialized))
+        output: compared_batches(values, again[output], [part[output] for part in parts], first[output])
         for output, values in whole.items()
     }
 
 
-def _compared(whole: Floats, again: Floats, parts: list[Floats], first: Floats, rows: int) -> Check:
+def compared_batches(whole: Floats, again: Floats, parts: list[Floats], first: Floats) -> Check:
+    """Compares what became of the same rows in several make-ups of batches.
+
+    Args:
+      whole: of all rows in one batch. Shape (rows, d).
+      again: of the same batch once more. Shape (rows, d).
+      parts: of the same rows in consecutive parts.
+      first: of the first row alone. Shape (1, d).
+
+    >>> rows = np.array([[1.0], [2.0], [3.0], [4.0]])
+    >>> compared_batches(rows, rows, [rows[:1], rows[1:] - 0.5], rows[:1]).status
+    'refuted'
+    """
+    rows = len(whole)
     noise = _largest_change(whole, again)
     if noise > _NEAR:
         text = (

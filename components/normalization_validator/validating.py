@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from spikeguard.components.columns import EXAMPLE_ID, SAMPLE_WEIGHT
 from spikeguard.components.errors import InvalidDataError
-from spikeguard.components.normalization_validator.batch_dependence import check_batches
+from spikeguard.components.normalization_validator.batch_dependence import check_batch_dependence
 from spikeguard.components.normalization_validator.before_split import check_before_split
 from spikeguard.components.normalization_validator.graph import ProbedGraph, loaded, matrix, sources_of
 from spikeguard.components.normalization_validator.measured import Measured, NormalizationConfig
@@ -102,7 +102,7 @@ def read_sample(files: Sequence[str], rows: int) -> list[bytes]:
 
 def _probe(graph: ProbedGraph, serialized: list[bytes]) -> dict[str, Check]:
     try:
-        return check_batches(graph, serialized)
+        return check_batch_dependence(graph, serialized)
     except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError, tf.errors.NotFoundError) as error:
         raise InvalidDataError(
             "transform_graph",

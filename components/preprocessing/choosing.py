@@ -14,9 +14,10 @@ from spikeguard.components.columns import EXAMPLE_ID
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.preprocessing import scaling
 from spikeguard.components.preprocessing.example_ids import id_of_row
-from spikeguard.components.preprocessing.winsorizing import winsorize
+from spikeguard.components.preprocessing.winsorizing import winsorize, winsorized_z_score
 from spikeguard.components.training_statistics.reading import SplitStatistics
 from spikeguard.components.training_statistics.results import RobustStatistics
+from spikeguard.components.training_statistics.robust_statistics import Fences
 
 logger = logging.getLogger("spikeguard.preprocessing")
 
@@ -145,8 +146,9 @@ def preprocess(
     outputs |= {f"{name}_missing": column for name, column in scaling.each(scaling.missing, gaps).items()}
     scaled = {name: column for name, column in numbers.items() if steps[name] != "as it is" and name not in unscaled}
     scaled |= _of_step("log1p, z-score", scaling.log1p, scaled, steps)
-    scaled |= _winsorized(scaled, steps, statistics)
-    numbers |= scaling.each(scaling.z_score, scaled)
+    scaled |= _clipped(scaled, steps, statistics)
+    unknown = {name: scaled.pop(name) for name in _unknown(scaled, steps, statistics)}
+    numbers |= scaling.each(scaling.z_score, scaled) | scaling.each(winsorized_z_score, unknown)
     return outputs | {name: scaling.fill(column) for name, column in numbers.items()}
 
 
@@ -156,15 +158,25 @@ def _of_step(
     return scaling.each(apply, {name: column for name, column in columns.items() if steps[name] == step})
 
 
-def _winsorized(
+def _fences(name: str, statistics: SplitStatistics | None) -> Fences | None:
+    found = statistics.features.get(name) if statistics is not None else None
+    return found.fences if found is not None else None
+
+
+def _clipped(
     columns: Mapping[str, tf.Tensor], steps: Mapping[str, Step], statistics: SplitStatistics | None
 ) -> dict[str, tf.Tensor]:
-    """Clipped at the fences that the statistics know already, and in one analyzer for all others."""
-    chosen = {name: column for name, column in columns.items() if steps[name] == "winsorize, z-score"}
-    known = {
-        name: found.fences
-        for name in chosen
-        if statistics is not None and (found := statistics.features.get(name)) is not None and found.fences is not None
-    }
-    clipped = {name: winsorize(chosen[name], fences.lower, fences.upper) for name, fences in known.items()}
-    return clipped | scaling.each(winsorize, {name: column for name, column in chosen.items() if name not in known})
+    """What is winsorized at fences that the statistics know already."""
+    clipped = {}
+    for name, column in columns.items():
+        fences = _fences(name, statistics) if steps[name] == "winsorize, z-score" else None
+        if fences is not None:
+            clipped[name] = winsorize(column, fences.lower, fences.upper)
+    return clipped
+
+
+def _unknown(
+    columns: Mapping[str, tf.Tensor], steps: Mapping[str, Step], statistics: SplitStatistics | None
+) -> list[str]:
+    """Names of what is winsorized at fences that no statistics know: one analyzer has to find these and the z-score."""
+    return [name for name in columns if steps[name] == "winsorize, z-score" and _fences(name, statistics) is None]

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from spikeguard.components.errors import InvalidArgumentError
+from spikeguard.components.preprocessing.sketched import fitted_columns
 from spikeguard.components.robust import MAD_TO_SD, NORMAL_QUARTILE
 
 # Rarer categories share the ids that are out of vocabulary: an embedding row seen a handful of times learns noise.
@@ -87,18 +88,16 @@ def robust_scale(wide: tf.Tensor, spread: Spread = "iqr") -> tf.Tensor:
 
     Args:
       wide: shape (batch, d); NaN takes no part and stays NaN.
-      spread: `iqr`, the interquartile range over 1.349, or `mad`, the median absolute deviation times 1.4826, which needs a
-        second pass over the rows. A column whose spread is 0 is only centered.
+      spread: `iqr`, the interquartile range over 1.349, or `mad`, the median absolute deviation times 1.4826. A column whose spread is 0 is only centered.
     """
     if spread not in ("iqr", "mad"):
         raise InvalidArgumentError("spread", spread, "be 'iqr' or 'mad'")
-    cuts = tft.quantiles(wide, 4, QUANTILE_ERROR, reduce_instance_dims=False)
-    median = cuts[:, 1]
     if spread == "iqr":
-        width = (cuts[:, 2] - cuts[:, 0]) / (2 * NORMAL_QUARTILE)
+        cuts = tft.quantiles(wide, 4, QUANTILE_ERROR, reduce_instance_dims=False)
+        median, width = cuts[:, 1], (cuts[:, 2] - cuts[:, 0]) / (2 * NORMAL_QUARTILE)
     else:
-        deviation = tf.abs(wide - median)
-        width = tft.quantiles(deviation, 2, QUANTILE_ERROR, reduce_instance_dims=False)[:, 0] * MAD_TO_SD
+        fitted = fitted_columns(wide)
+        median, width = fitted.median, fitted.mad * MAD_TO_SD
     return (wide - median) / tf.where(width > 0, width, 1.0)
 
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
-import apache_beam as beam
-import numpy as np
 import tensorflow as tf
-import tensorflow_transform as tft
 
 from spikeguard.components.errors import InvalidArgumentError
-from spikeguard.components.training_curve import Floats
-from spikeguard.components.training_statistics.robust_statistics import fences
-from spikeguard.components.training_statistics.summaries import NumberSummary
+from spikeguard.components.preprocessing.sketched import fitted_columns
 
 
 def winsorize(
@@ -65,9 +59,9 @@ def winsorize(
         return tf.clip_by_value(tf.cast(column, tf.float32), lower, upper)
     shape = list(column.shape[1:]) if elementwise else []
     width = math.prod(shape)
-    limits = _fitted_fences(tf.reshape(column, [-1, width]), width, name)
-    low = tf.reshape(limits[0], shape) if lower is None else lower
-    high = tf.reshape(limits[1], shape) if upper is None else upper
+    fitted = fitted_columns(tf.reshape(column, [-1, width]), name)
+    low = tf.reshape(fitted.lower, shape) if lower is None else lower
+    high = tf.reshape(fitted.upper, shape) if upper is None else upper
     return tf.clip_by_value(tf.cast(column, tf.float32), low, high)
 
 
@@ -84,69 +78,6 @@ def winsorized_z_score(table: tf.Tensor, name: str | None = None) -> tf.Tensor:
     Returns:
       float32, the same shape. A column without spread is 0; one without a finite value in the analysed split is as it was.
     """
-    lower, upper, mean, deviation = tf.unstack(_fitted_fences(table, int(table.shape[1]), name))
-    centered = tf.clip_by_value(tf.cast(table, tf.float32), lower, upper) - mean
-    return centered / tf.where(deviation > 0, deviation, 1.0)
-
-
-def _fitted_fences(table: tf.Tensor, width: int, name: str | None) -> tf.Tensor:
-    """Lower and upper fence of each of the columns of a table of shape (n, width), mean and standard deviation between them.
-
-    Shape (4, width), constant once fitted.
-    """
-    (limits,) = tft.experimental.ptransform_analyzer(
-        inputs=[tf.cast(table, tf.float64)],
-        ptransform=_FitFences(width),
-        output_dtypes=[tf.float32],
-        output_shapes=[[4, width]],
-        name=name,
-    )
-    return limits
-
-
-class _FitFences(beam.PTransform):  # type: ignore[misc]
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self._width = width
-
-    def expand(self, batches: beam.PCollection[tuple[Floats]]) -> beam.PCollection[Floats]:
-        return batches | "Fences" >> beam.CombineGlobally(_Fences(self._width))
-
-
-class _Fences(beam.CombineFn):  # type: ignore[misc]
-    """Fences of each column, from the sketches that TrainingStatistics has of a scalar."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-
-    def create_accumulator(self) -> list[NumberSummary]:
-        return [NumberSummary.empty(1) for _ in range(self._width)]
-
-    def add_input(self, accumulator: list[NumberSummary], batch: tuple[Floats]) -> list[NumberSummary]:
-        (table,) = batch
-        for number, summary in enumerate(accumulator):
-            summary.add(table[:, number : number + 1], None)
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[list[NumberSummary]]) -> list[NumberSummary]:
-        first, *others = accumulators
-        for other in others:
-            for own, summary in zip(first, other, strict=True):
-                own.merge(summary)
-        return first
-
-    def extract_output(self, accumulator: list[NumberSummary]) -> Floats:
-        limits = np.array([[-np.inf, np.inf, 0.0, 0.0]] * self._width)
-        for number, summary in enumerate(accumulator):
-            (grid,) = summary.grids()
-            if grid is not None:
-                fence = fences(grid)
-                clipped = np.clip(grid.values, fence.lower, fence.upper)
-                shares = np.diff(grid.cumulative, prepend=0.0) / grid.weight
-                with np.errstate(over="ignore", invalid="ignore"):
-                    mean = float(clipped @ shares)
-                    deviation = float(np.sqrt(((clipped - mean) ** 2) @ shares))
-                limits[number] = fence.lower, fence.upper, mean, deviation if np.isfinite(deviation) else 0.0
-        # What float32 cannot hold has become infinite, and clips nothing.
-        with np.errstate(over="ignore"):
-            return limits.T.astype(np.float32)
+    fitted = fitted_columns(table, name)
+    centered = tf.clip_by_value(tf.cast(table, tf.float32), fitted.lower, fitted.upper) - fitted.mean
+    return centered / tf.where(fitted.deviation > 0, fitted.deviation, 1.0)

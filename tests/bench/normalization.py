@@ -4,13 +4,17 @@ Each way to normalize runs through real tf.Transform on each data set at each si
 analyzes, transformation of both splits into tf.Examples, then the validation of raw examples, graph and transformed
 examples. The time of the validation is divided by that of analysis and transformation, in the same process.
 
-    python -m tests.bench.normalization --sizes 300,3000 --data flights,wine
+    python -m tests.bench.normalization --sizes 300,3000 --data flights,wine --seeds 0,1
+
+Each outcome is written as it comes to `normalization.jsonl`; with `--resume` those in it are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -62,6 +66,8 @@ class Outcome:
     is_right: bool
     data: str
     rows: int
+    seed: int
+    """Of the sample and of the split."""
     verdict: str
     """Of the validator."""
     result: str
@@ -143,7 +149,7 @@ def measure(way: Way, name: str, rows: int, seed: int = 0) -> Outcome:
         started = time.perf_counter()
         report = run_validation(Inputs(graph, files, materialized), folder)
         validate_seconds = time.perf_counter() - started
-    return _outcome(way, name, rows, report, transform_seconds, validate_seconds)
+    return _outcome(way, name, rows, seed, report, transform_seconds, validate_seconds)
 
 
 def _run(
@@ -154,7 +160,7 @@ def _run(
 
 
 def _outcome(
-    way: Way, name: str, rows: int, report: Report, transform_seconds: float, validate_seconds: float
+    way: Way, name: str, rows: int, seed: int, report: Report, transform_seconds: float, validate_seconds: float
 ) -> Outcome:
     found = [
         (check.severity, f"{feature.name}: {check.check}: {check.text}")
@@ -172,6 +178,7 @@ def _outcome(
         way.is_right,
         name,
         rows,
+        seed,
         report.verdict,
         result,
         as_wanted,
@@ -199,21 +206,23 @@ def report(outcomes: Sequence[Outcome], folder: pathlib.Path) -> None:
             for size in sizes:
                 here = [outcome for outcome in chosen if (outcome.way, outcome.rows) == (way, size)]
                 counts = {
-                    word: [o.data for o in here if o.result == word] for word in ("refused", "undecidable", "passed")
+                    word: collections.Counter(o.data for o in here if o.result == word)
+                    for word in ("refused", "undecidable", "passed")
                 }
-                cells.append("; ".join(f"{word} {', '.join(names)}" for word, names in counts.items() if names))
+                cells.append("; ".join(f"{word} {_counted(names)}" for word, names in counts.items() if names))
             mine = [outcome.as_wanted for outcome in chosen if outcome.way == way]
             rows_of_table.append((*cells, f"{np.mean(mine):.0%} of {len(mine)}"))
         for row in rows_of_table:
             shown.add_row(*row)
         Console(width=200).print(shown)
         lines += [f"## {title}", "", *_markdown([header, ["---"] * len(header), *rows_of_table]), ""]
-    for is_right, word in ((False, "refused"), (True, "passed or undecidable")):
+    for is_right, word in ((False, "refused"), (True, "not refused")):
         mine = [outcome for outcome in outcomes if outcome.is_right == is_right]
-        decided = [outcome for outcome in mine if is_right or outcome.result != "undecidable"]
+        undecidable = [outcome for outcome in mine if outcome.result == "undecidable"]
+        decided = mine if is_right else [outcome for outcome in mine if outcome not in undecidable]
         share = np.mean([outcome.as_wanted for outcome in decided]) if decided else float("nan")
         lines.append(
-            f"{'Right' if is_right else 'Wrong'} ways {word}: {share:.1%} of {len(decided)} (undecidable: {len(mine) - len(decided)})."
+            f"{'Right' if is_right else 'Wrong'} ways {word}: {share:.1%} of {len(decided)} (undecidable: {len(undecidable)})."
         )
     for size in sizes:
         ratios = [o.validate_seconds / o.transform_seconds for o in outcomes if o.rows == size]
@@ -228,6 +237,10 @@ def report(outcomes: Sequence[Outcome], folder: pathlib.Path) -> None:
     (folder / "normalization.json").write_text(json.dumps(content, allow_nan=False, indent=1) + "\n")
 
 
+def _counted(names: collections.Counter[str]) -> str:
+    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
+
+
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
@@ -238,25 +251,43 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     parser.add_argument("--sizes", default=",".join(map(str, _SIZES)), help="rows")
     parser.add_argument("--data", default=",".join(DATA_SETS))
     parser.add_argument("--ways", default="", help="names, separated by semicolons; all where empty")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS, help="folder")
+    parser.add_argument("--resume", action="store_true", help="keep the outcomes of the run before")
     given = parser.parse_args(argv)
     wanted = given.ways.split(";") if given.ways else None
-    outcomes = []
-    for rows in map(int, given.sizes.split(",")):
-        for name in given.data.split(","):
-            for way in (*WRONG, *RIGHT):
-                if wanted is None or way.name in wanted:
-                    outcome = measure(way, name, rows, given.seed)
-                    outcomes.append(outcome)
-                    mark = "ok " if outcome.as_wanted else "BAD" if outcome.result != "undecidable" else "?  "
-                    print(
-                        f"{mark} {name} {rows} {'right' if way.is_right else 'wrong'} {way.name}: {outcome.result} "
-                        f"({outcome.transform_seconds:.1f} + {outcome.validate_seconds:.1f} s) {outcome.reasons[:1]}",
-                        flush=True,
-                    )
+    given.output.mkdir(parents=True, exist_ok=True)
+    kept = given.output / "normalization.jsonl"
+    if not given.resume:
+        kept.unlink(missing_ok=True)
+    outcomes = _read(kept)
+    known = {(o.way, o.is_right, o.data, o.rows, o.seed) for o in outcomes}
+    cases = itertools.product(map(int, given.seeds.split(",")), map(int, given.sizes.split(",")), given.data.split(","))
+    for seed, rows, name in cases:
+        for way in (*WRONG, *RIGHT):
+            is_wanted = wanted is None or way.name in wanted
+            if is_wanted and (way.name, way.is_right, name, rows, seed) not in known:
+                outcomes.append(measure(way, name, rows, seed))
+                with kept.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(dataclasses.asdict(outcomes[-1])) + "\n")
+                _print(outcomes[-1])
     report(outcomes, given.output)
     return outcomes
+
+
+def _read(path: pathlib.Path) -> list[Outcome]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    contents = [json.loads(line) for line in lines]
+    return [Outcome(**{**content, "reasons": tuple(content["reasons"])}) for content in contents]
+
+
+def _print(outcome: Outcome) -> None:
+    mark = "ok " if outcome.as_wanted else "BAD" if outcome.result != "undecidable" else "?  "
+    print(
+        f"{mark} {outcome.data} {outcome.rows} seed {outcome.seed} {'right' if outcome.is_right else 'wrong'} {outcome.way}: "
+        f"{outcome.result} ({outcome.transform_seconds:.1f} + {outcome.validate_seconds:.1f} s) {outcome.reasons[:1]}",
+        flush=True,
+    )
 
 
 @pytest.mark.bench

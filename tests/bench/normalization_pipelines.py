@@ -135,7 +135,12 @@ def _winsorized(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
 
 
 def _first_forgotten(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
-    return x if name == min(constants) else tft.scale_to_z_score(x, elementwise=True)
+    scaled = tft.scale_to_z_score(x, elementwise=True)
+    if x.shape[1] > 1:
+        # In the last places of an image there may be nothing.
+        place = int(np.argmax(constants[name][1]))
+        return tf.where(tf.range(x.shape[1]) == place, x, scaled)
+    return x if name == min(constants) else scaled
 
 
 def _bucketized(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
