@@ -60,4 +60,7 @@ def _only(pipeline: pipeline_pb2.Pipeline, name: str) -> pipeline_pb2.Pipeline:
 def _state(before: mlmd.Execution | None, after: mlmd.Execution | None) -> State:
     if after is None or (before is not None and after.id == before.id):
         return "skipped"  # A condition was not met: TFX records no execution.
+    if after.last_known_state == mlmd.Execution.FAILED:
+        # Of a condition on what a condition skipped TFX 1.21 records that its inputs are missing. A failure raises.
+        return "skipped"
     return "cached" if after.last_known_state == mlmd.Execution.CACHED else "done"
