@@ -9,7 +9,8 @@ import pytest
 from tests.browser import Browser, open_browser
 
 
-@pytest.fixture(scope="session")
+# Playwright runs once in a thread: a browser that outlived its module would keep all others from starting.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with open_browser() as opened:
         yield opened
