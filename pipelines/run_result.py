@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
-from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from spikeguard.components.anomalies import ANOMALIES_FILE, read_anomalies
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.imbalance_detector.advice import percent
@@ -171,8 +171,8 @@ def _classes(balance: ClassBalance) -> str:
 
 def _anomalies(folders: Sequence[str]) -> tuple[str, ...]:
     splits_of: dict[str, list[str]] = {}
-    for file in (file for folder in folders for file in sorted(pathlib.Path(folder).glob("Split-*/SchemaDiff.pb"))):
-        anomalies = anomalies_pb2.Anomalies.FromString(file.read_bytes())
+    for file in (file for folder in folders for file in sorted(pathlib.Path(folder).glob(f"Split-*/{ANOMALIES_FILE}"))):
+        anomalies = read_anomalies(file)
         for feature, info in sorted(anomalies.anomaly_info.items()):
             for reason in info.reason:
                 finding = f"{feature}: {reason.short_description.lower()}"
