@@ -52,6 +52,7 @@ class KeptRows:
       structure: what a step's data look like, ids left out; None before the first trace.
       inputs: number of leaves that are inputs of the model; labels and weights follow.
       input_names: of the inputs; keys of a dict, else numbered.
+      has_ids: whether the rows came with ids.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -66,6 +67,7 @@ class KeptRows:
         self.inputs = 0
         self.input_names: tuple[str, ...] = ()
         self.capacity = 0
+        self.has_ids = False
         self._specs: list[tuple[tuple[int, ...], tf.DType]] = []
         self._rings: dict[tf.DType, tf.Variable] = {}
         self._ids: tf.Variable | None = None
@@ -94,6 +96,7 @@ class KeptRows:
             parts = [tf.reshape(leaf, [rows, -1]) for leaf in leaves if leaf.dtype == dtype]
             block = tf.concat(parts, 1) if len(parts) > 1 else parts[0]
             ring.scatter_update(tf.IndexedSlices(block, places))
+        self.has_ids = ids is not None
         if ids is not None:
             self._ids.scatter_update(tf.IndexedSlices(tf.reshape(tf.cast(ids, tf.int64), [-1]), places))
         self._written.assign_add(rows)
@@ -145,10 +148,6 @@ class KeptRows:
             used[dtype] += width
             leaves.append(part.reshape(len(numbers), *shape))
         return Batch(tuple(leaves), tf.gather(self._ids, places).numpy())
-
-    def specs(self) -> list[tf.TensorSpec]:
-        """The leaves as a function's signature, with any number of rows."""
-        return [tf.TensorSpec([None, *shape], dtype) for shape, dtype in self._specs]
 
     def packed(self, leaves: Any) -> Any:
         """Leaves in the structure of a step's data."""

@@ -131,6 +131,29 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._recording = StepRecording(model, self._step, self._ring_of, self._worst, self._id_key, rows)
         self._recording.install()
 
+    def restart(self, log_dir: str | os.PathLike[str]) -> None:
+        """Records the next `fit` as a run of its own: many trainings of one compiled model share one trace.
+
+        Weights and optimizer are the caller's to bring back to where the run shall begin.
+
+        Args:
+          log_dir: folder of the run, without a curve.
+
+        Raises:
+          InvalidArgumentError: `log_dir` cannot be written or holds a curve.
+        """
+        self.flush()
+        self._log_dir = pathlib.Path(log_dir)
+        self._folder = self._log_dir / CURVE_FOLDER
+        _check_folder(self._folder, resumes=False)
+        self._scalars = None if self._scalars is None else ScalarWriter(self._log_dir)
+        if self._keeper is not None:
+            self._keeper = ReplayKeeper(self._log_dir, self._replay_budget, self._keeper.rows)
+        self._is_resumed, self._pending, self._flushed = False, 0, 0
+        self._epochs, self._validations = [], []
+        self._until_look, self._looked = 0, 0
+        self._step.assign(0)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._began = time.monotonic()
 
@@ -187,11 +210,11 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.flush()
         if self._recording is not None:
             self._recording.remove()
-        if self._keeper is not None:
+        if self._keeper is not None and self._recording is not None:
             self._look()
             classes = self._ring.classes if self._ring is not None else 0
             seconds = time.monotonic() - self._began
-            replay_kept(self.model, self._keeper, self._replay_budget, seconds, classes)
+            replay_kept(self.model, self._keeper, self._recording, self._replay_budget, seconds, classes)
             self._until_look = 0
         self._recorded_function = self.model.train_function
         self.model.train_function = self._placeholder = _Retrace(self.model)

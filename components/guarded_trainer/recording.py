@@ -97,6 +97,9 @@ class StepRecording:
         self._seen: dict[str, Any] = {}
         self._train_step, self._compute_loss = model.train_step, model.compute_loss
         self._apply: Any = model.optimizer.apply if self._optimizers else None
+        # One trace serves the training and the replays after it: to trace a guarded step takes seconds.
+        self._step_function = tf.function(self._recorded_step, reduce_retracing=True, autograph=False)
+        self._rows_function = tf.function(self._losses_of_rows, reduce_retracing=True, autograph=False)
 
     def install(self) -> None:
         """Puts the wrappers on."""
@@ -114,11 +117,47 @@ class StepRecording:
             if owner is not None:
                 owner.__dict__.pop(name, None)
 
+    @property
+    def step(self) -> tf.Variable:
+        """Number of the next step from 0."""
+        return self._step
+
+    def run(self, data: Any, ids: npt.NDArray[np.int64] | None) -> float:
+        """One training step outside of `fit`, by the training's own trace; while the wrappers are on.
+
+        Args:
+          data: what the train step gets, without ids.
+          ids: of the rows; None where the training had none.
+
+        Returns:
+          The loss before the step, as it is recorded.
+        """
+        step = self._recorded_step if self._model.run_eagerly else self._step_function
+        return float(step(data, None if ids is None else tf.constant(ids))[1])
+
+    def losses_of_rows(self, data: Any) -> tf.Tensor | None:
+        """Losses of some rows with the weights as they are. Shape (rows,); None where the loss has no such parts."""
+        return self._rows_function(data)
+
+    def _losses_of_rows(self, data: Any) -> tf.Tensor | None:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self._model(x, training=False)
+        if not isinstance(y, tf.Tensor) or not isinstance(y_pred, tf.Tensor):
+            return None
+        return example_losses(single(self._model.loss), y, y_pred, weights)
+
     def _recorded_train_step(self, data: Any) -> Any:
-        self._seen.clear()
         data, ids = _without_ids(data, self._id_key)
-        if self._rows is not None:
-            self._rows.keep(data, ids)
+        if self._rows is None:
+            return self._recorded_step(data, ids)[0]
+        self._rows.keep(data, ids)
+        if self._model.run_eagerly or tf.distribute.has_strategy() or self._rows.reason:
+            return self._recorded_step(data, ids)[0]
+        return self._step_function(data, None if ids is None else tf.reshape(tf.cast(ids, tf.int64), [-1]))[0]
+
+    def _recorded_step(self, data: Any, ids: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+        """The train step and its record; what it returns, and the loss."""
+        self._seen.clear()
         result = self._train_step(data)
         if "loss" not in self._seen:
             raise InvalidArgumentError(
@@ -144,7 +183,7 @@ class StepRecording:
         if worst_id is not None:
             ring.ids.scatter_update(tf.IndexedSlices(worst_id, position))
         self._step.assign_add(1)
-        return result
+        return result, tf.cast(seen["loss"], tf.float32)
 
     def _recorded_compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from spikeguard.components.guarded_trainer.curvature import largest_curvature, stability_limit
 from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows
-from spikeguard.components.guarded_trainer.recording import example_losses, single
+from spikeguard.components.guarded_trainer.recording import StepRecording
 from spikeguard.components.guarded_trainer.replay_analysis import Replayed, analyse
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget, ReplayKeeper, state_of
 from spikeguard.components.guarded_trainer.replay_reference import Layout
@@ -26,21 +26,23 @@ RESULT_NAME, FORMAT = "replay.json", "spikeguard.replay/1"
 
 
 class ReplayModel:
-    """A model whose steps can be run again from a kept state; `restored` brings back where it was."""
+    """A model whose steps can be run again from a kept state; after the `with` block it is where it was before."""
 
-    def __init__(self, model: keras.Model, rows: KeptRows) -> None:
-        self._model, self._rows = model, rows
+    def __init__(self, model: keras.Model, rows: KeptRows, recording: StepRecording) -> None:
+        self._model, self._rows, self._recording = model, rows, recording
         self._variables = state_of(model)
         self._now: list[Any] = []
-        signature = rows.specs()
-        self._step = tf.function(self._run_step, input_signature=[signature, tf.TensorSpec((), tf.float32)])
-        self._rows_of = tf.function(self._run_rows, input_signature=[signature])
+        self._steps = 0
 
     def __enter__(self) -> ReplayModel:
         self._now = [np.array(variable.numpy()) for variable in self._variables]
+        self._steps = int(self._recording.step.numpy())
+        self._recording.install()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._recording.remove()
+        self._recording.step.assign(self._steps)
         self.restore(self._now)
 
     def restore(self, state: Sequence[Any]) -> None:
@@ -50,14 +52,22 @@ class ReplayModel:
 
     def run(self, batch: Batch, scale: float) -> float:
         """One training step, its update multiplied by `scale`; the loss before it."""
-        return float(self._step([tf.constant(leaf) for leaf in batch.leaves], tf.constant(scale, tf.float32)))
+        before = [] if scale == 1.0 else [weight.numpy() for weight in self._weights]
+        ids = batch.ids if self._rows.has_ids else None
+        loss = self._recording.run(self._data(batch), ids)
+        for weight, old in zip(self._weights, before, strict=scale != 1.0):
+            weight.assign(old + np.asarray(scale, old.dtype) * (weight.numpy() - old))
+        return loss
 
     def losses(self, batch: Batch) -> Floats | None:
         """Losses of the rows with the weights as they are; None where the loss has no such parts. Shape (rows,)."""
         if not len(batch):
             return np.empty(0)
-        found = self._rows_of([tf.constant(leaf) for leaf in batch.leaves])
+        found = self._recording.losses_of_rows(self._data(batch))
         return None if found is None else np.asarray(found.numpy(), dtype=np.float64)
+
+    def _data(self, batch: Batch) -> Any:
+        return self._rows.packed([tf.constant(leaf) for leaf in batch.leaves])
 
     def curvature(self, batch: Batch, rate: float) -> tuple[float, float] | None:
         """Largest curvature on some rows, and the largest at which steps at this rate stay stable; None where unknown."""
@@ -116,40 +126,21 @@ class ReplayModel:
                 slots[place].assign(slots[place].numpy() * factor.astype(np.float32) ** exponent)
         return True
 
-    def _run_step(self, leaves: Any, scale: tf.Tensor) -> tf.Tensor:
-        model, seen = self._model, []
-        compute_loss = model.compute_loss
 
-        def seeing(*args: Any, **kwargs: Any) -> Any:
-            seen.append(compute_loss(*args, **kwargs))
-            return seen[-1]
-
-        model.compute_loss = seeing
-        weights = [variable.value for variable in model.trainable_variables]
-        before = [tf.identity(weight) for weight in weights]
-        try:
-            model.train_step(self._rows.packed(leaves))
-        finally:
-            model.__dict__.pop("compute_loss", None)
-        for weight, old in zip(weights, before, strict=True):
-            part = tf.cast(scale, weight.dtype)
-            weight.assign(tf.where(scale == 1.0, weight, old + part * (weight - old)))
-        return tf.cast(seen[-1], tf.float32)
-
-    def _run_rows(self, leaves: Any) -> Any:
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(self._rows.packed(leaves))
-        y_pred = self._model(x, training=False)
-        if not isinstance(y, tf.Tensor) or not isinstance(y_pred, tf.Tensor):
-            return None
-        return example_losses(single(self._model.loss), y, y_pred, weights)
-
-
-def replay_kept(model: keras.Model, keeper: ReplayKeeper, budget: ReplayBudget, seconds: float, classes: int) -> None:
+def replay_kept(
+    model: keras.Model,
+    keeper: ReplayKeeper,
+    recording: StepRecording,
+    budget: ReplayBudget,
+    seconds: float,
+    classes: int,
+) -> None:
     """Replays what was kept and not replayed yet, the highest first, and writes the results beside it.
 
     Args:
       model: trained; all of its state is what it was afterwards.
       keeper: what was kept.
+      recording: of the training, not on the model any more.
       budget: how long it may take.
       seconds: what the training took.
       classes: classes of the label, 0 where it is none.
@@ -160,7 +151,7 @@ def replay_kept(model: keras.Model, keeper: ReplayKeeper, budget: ReplayBudget, 
     if waiting and not keeper.is_off:
         deadline = time.monotonic() + max(budget.least_seconds, budget.time_share * seconds)
         try:
-            _replay_all(model, keeper, waiting, deadline, classes)
+            _replay_all(model, keeper, recording, waiting, deadline, classes)
         except Exception as error:  # Whatever a model does in its train step must not cost the training.
             logger.exception("Spikes could not be replayed")
             # Of an error in a traced function the last line says what it was.
@@ -173,10 +164,17 @@ def replay_kept(model: keras.Model, keeper: ReplayKeeper, budget: ReplayBudget, 
     keeper.write_notes()
 
 
-def _replay_all(model: keras.Model, keeper: ReplayKeeper, waiting: list[int], deadline: float, classes: int) -> None:
+def _replay_all(
+    model: keras.Model,
+    keeper: ReplayKeeper,
+    recording: StepRecording,
+    waiting: list[int],
+    deadline: float,
+    classes: int,
+) -> None:
     rows = keeper.rows
     layout = Layout(rows.inputs, rows.input_names, classes)
-    with ReplayModel(model, rows) as replayed:
+    with ReplayModel(model, rows, recording) as replayed:
         for number, peak in enumerate(waiting):
             if time.monotonic() > deadline:
                 keeper.notes.append(f"{len(waiting) - number} kept spikes were not replayed: the time for it was over.")

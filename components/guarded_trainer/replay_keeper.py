@@ -109,9 +109,10 @@ class ReplayKeeper:
       interval: steps until the next look.
     """
 
-    def __init__(self, run_dir: pathlib.Path, budget: ReplayBudget) -> None:
+    def __init__(self, run_dir: pathlib.Path, budget: ReplayBudget, rows: KeptRows | None = None) -> None:
+        """Prepares an empty keeper; `rows` of an earlier run of the same model may serve it, too."""
         self._folder, self._budget = run_dir / FOLDER, budget
-        self.rows = KeptRows(budget.memory_bytes // 2)
+        self.rows = rows or KeptRows(budget.memory_bytes // 2)
         self.notes: list[str] = []
         self.interval = budget.state_steps
         self.kept: dict[int, float] = {}  # Height by step of what is on disk.

@@ -1,10 +1,12 @@
 """How often the cause that was put into a training is the one that is named: by form of trouble, data, model and optimizer.
 
-    python -m tests.bench.causes --per-cell 1        # every form on every data set once, model and optimizer drawn
-    python -m tests.bench.causes --full              # all of the grid, five seeds: hours
+    python -m tests.bench.causes --per-cell 1 --seed 1        # every form on every data set once, model and optimizer drawn
+    python -m tests.bench.causes --forms more                 # other forms, that nothing was mended with
+    python -m tests.bench.causes --full                       # all of the grid, five seeds
 
 A run counts where a spike arose, or the loss diverged; of several spikes the highest is scored. Twins are the same trainings
-with nothing put in.
+with nothing put in. Each outcome is written as it comes to `causes.jsonl`; with `--resume` those in it are not run again.
+With `--keep FOLDER` curves and replays stay, and `--rank-again FOLDER` asks for the causes of all that were kept.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,37 +28,38 @@ from rich.console import Console
 from tests.bench import RESULTS
 from tests.bench.causes_data import DATA_SETS, load
 from tests.bench.causes_forms import FORMS, NEEDS_CLASSES
-from tests.bench.causes_runs import KINDS, RATES, STEPS, Attributed, train
+from tests.bench.causes_more_forms import MORE_FORMS
+from tests.bench.causes_runs import ALL_FORMS, KINDS, RATES, STEPS, Attributed, Run, attribute, train
 
-Cell = tuple[str, str, str, tuple[str, ...], int]
 _CAUSES = ("outliers", "imbalance", "normalization", "learning_rate", "batch_size", "regularization")
+_PAIRS = 6
+_RUN_FILE = "run.json"
 
 
-def cells(per_cell: int | None, seed: int) -> Iterator[Cell]:
-    """Data set, model, optimizer, forms and seed of each run.
+def runs_of(per_cell: int | None, seed: int, family: Sequence[str], is_guarded: bool = False) -> Iterator[Run]:
+    """What to train: each form, pairs of different causes and twins, on each data set.
 
     Args:
       per_cell: runs per data set and form, model and optimizer drawn at random; None for the whole grid with five seeds.
       seed: of the draw.
+      family: names of the forms.
+      is_guarded: whether a SpikeGuard is around the optimizer.
     """
     generator = np.random.default_rng(seed)
-    forms: list[tuple[str, ...]] = [(), *((form,) for form in FORMS)]
-    # Two at once: of different causes, drawn anew.
-    names = list(FORMS)
-    for _ in range(6):
-        pair = generator.choice(len(names), 2, replace=False)
-        first, second = names[pair[0]], names[pair[1]]
-        if FORMS[first][0] != FORMS[second][0]:
+    forms: list[tuple[str, ...]] = [(), *((form,) for form in family)]
+    for _ in range(_PAIRS):
+        first, second = (family[place] for place in generator.choice(len(family), 2, replace=False))
+        if ALL_FORMS[first][0] != ALL_FORMS[second][0]:
             forms.append((first, second))
     for form, data in itertools.product(forms, DATA_SETS):
         if any(name in NEEDS_CLASSES for name in form) and not load(data).classes:
             continue
         if per_cell is None:
-            yield from ((data, kind, one, form, run) for kind in KINDS for one in RATES for run in range(5))
+            yield from (Run(data, kind, one, form, run, is_guarded) for kind in KINDS for one in RATES for run in range(5))
             continue
         for _ in range(per_cell if form else 2 * per_cell):
             kind, one = generator.choice(KINDS), generator.choice(list(RATES))
-            yield data, str(kind), str(one), form, int(generator.integers(1000))
+            yield Run(data, str(kind), str(one), form, int(generator.integers(1000)), is_guarded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,28 +143,75 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--per-cell", type=int, default=1)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forms", choices=("bench", "more"), default="bench")
+    parser.add_argument("--guarded", action="store_true", help="A SpikeGuard around the optimizer.")
     parser.add_argument("--most-seconds", type=float, default=float("inf"), help="Stop after the run that passes this.")
+    parser.add_argument("--resume", action="store_true", help="Do not run again what causes.jsonl has.")
+    parser.add_argument("--keep", type=pathlib.Path, help="Folder for the curves and replays of all runs.")
+    parser.add_argument("--rank-again", type=pathlib.Path, help="Such a folder: nothing is trained.")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    started, runs = time.monotonic(), []
-    planned = list(cells(None if options.full else options.per_cell, options.seed))
-    # In any order, so that a run that is stopped has something of everything.
-    for place in np.random.default_rng(options.seed).permutation(len(planned)):
-        data, kind, optimizer, forms, seed = planned[place]
-        runs.append(train(load(data), kind, optimizer, forms, seed))
-        print(json.dumps(dataclasses.asdict(runs[-1])), flush=True)
-        if time.monotonic() - started > options.most_seconds:
-            break
+    started = time.monotonic()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.rank_again:
+        runs = [attribute(_read_run(path), path.parent) for path in sorted(options.rank_again.glob(f"*/{_RUN_FILE}"))]
+        planned = len(runs)
+    else:
+        family = list(FORMS if options.forms == "bench" else MORE_FORMS)
+        wanted = list(runs_of(None if options.full else options.per_cell, options.seed, family, options.guarded))
+        planned, runs = len(wanted), _all_of(wanted, options)
     text = report(runs, time.monotonic() - started)
-    text = f"{len(runs)} of {len(planned)} planned runs.\n\n{text}"
-    _write(RESULTS, runs, text)
+    text = f"{len(runs)} of {planned} planned runs.\n\n{text}"
+    (options.out / "causes.json").write_text(json.dumps([dataclasses.asdict(run) for run in runs], indent=1))
+    (options.out / "causes.md").write_text(text)
     Console(soft_wrap=True, highlight=False, markup=False).print(text)
     return text
 
 
-def _write(folder: pathlib.Path, runs: Sequence[Attributed], text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "causes.json").write_text(json.dumps([dataclasses.asdict(run) for run in runs], indent=1))
-    (folder / "causes.md").write_text(text)
+def _all_of(wanted: Sequence[Run], options: Any) -> list[Attributed]:
+    """Runs what is not in the file yet, in any order, so that a run that is stopped has something of everything."""
+    path, started = options.out / "causes.jsonl", time.monotonic()
+    if not options.resume:
+        path.unlink(missing_ok=True)
+    done = {_key(run): run for run in _read_outcomes(path)}
+    for place in np.random.default_rng(options.seed).permutation(len(wanted)):
+        run = wanted[place]
+        if _key(run) in done:
+            continue
+        folder = options.keep / "-".join(map(str, _key(run))) if options.keep else None
+        if folder:
+            folder.mkdir(parents=True)
+        found = train(run, folder)
+        if folder:
+            (folder / _RUN_FILE).write_text(json.dumps(dataclasses.asdict(run)))
+        done[_key(run)] = found
+        with path.open("a") as file:
+            file.write(json.dumps(dataclasses.asdict(found)) + "\n")
+        if time.monotonic() - started > options.most_seconds:
+            break
+    return [done[key] for run in wanted if (key := _key(run)) in done]
+
+
+def _key(run: Run) -> tuple[Any, ...]:
+    return run.data, run.model, run.optimizer, "+".join(run.forms) or "twin", run.seed, int(run.is_guarded)
+
+
+def _read_outcomes(path: pathlib.Path) -> list[Attributed]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [_tuples(Attributed, json.loads(line)) for line in lines]
+
+
+def _read_run(path: pathlib.Path) -> Run:
+    run: Run = _tuples(Run, json.loads(path.read_text()))
+    return run
+
+
+def _tuples(kind: Any, content: dict[str, Any]) -> Any:
+    """JSON has lists where the dataclasses have tuples."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    if "ranked" in values:
+        values["ranked"] = tuple(tuple(one) for one in values["ranked"])
+    return kind(**values)
 
 
 @pytest.mark.bench
@@ -168,11 +219,14 @@ def test_causes_bench() -> None:
     assert "one trouble" in main(["--per-cell", "1"])
 
 
-def test_smoke_run_of_the_bench_names_a_jump() -> None:
-    runs = [train(load("synthetic"), "dense", "sgd", ("rate_jump",), seed, steps=160) for seed in (2, 3)]
+def test_smoke_run_of_the_bench_names_a_jump(tmp_path: pathlib.Path) -> None:
+    runs = [Run("synthetic", "dense", "sgd", ("rate_jump",), seed) for seed in (2, 3)]
+    found = [train(run, tmp_path / str(run.seed), steps=160) for run in runs]
     # Whether a jump of the rate raises the loss depends on the platform's rounding, too.
-    run = next(run for run in runs if run.spikes)
+    run = next(run for run in found if run.spikes)
     assert run.is_among_two
+    again = attribute(Run(*(getattr(run, field.name) for field in dataclasses.fields(Run))), tmp_path / str(run.seed))
+    assert again.ranked == run.ranked
     text = report([run, dataclasses.replace(run, forms=(), causes=())], 1.0)
     assert "| rate_jump | 1 | 1 |" in text
     assert "Twins: 1, 1 with a spike" in text

@@ -43,7 +43,8 @@ class Stream:
 Form = Callable[[Stream, Generator], None]
 
 
-def _when(stream: Stream, generator: Generator) -> int:
+def when(stream: Stream, generator: Generator) -> int:
+    """A step after the loss has settled."""
     return int(generator.integers(int(0.4 * stream.steps), int(0.85 * stream.steps)))
 
 
@@ -52,17 +53,17 @@ def _some(batch: Array, generator: Generator) -> Array:
 
 
 def outlier_in_one_feature(stream: Stream, generator: Generator) -> None:
-    x, _ = stream.batch(_when(stream, generator))
+    x, _ = stream.batch(when(stream, generator))
     x[_some(x, generator), generator.integers(x.shape[1])] = generator.choice([-1, 1]) * 10 ** generator.uniform(1.5, 3)
 
 
 def outlier_in_many_features(stream: Stream, generator: Generator) -> None:
-    x, _ = stream.batch(_when(stream, generator))
+    x, _ = stream.batch(when(stream, generator))
     x[_some(x, generator)] *= 10 ** generator.uniform(1.3, 2.5)
 
 
 def outlier_in_label(stream: Stream, generator: Generator) -> None:
-    _, y = stream.batch(_when(stream, generator))
+    _, y = stream.batch(when(stream, generator))
     rows = _some(y, generator)
     if stream.classes:
         y[rows] = (y[rows] + generator.integers(1, stream.classes)) % stream.classes
@@ -71,7 +72,7 @@ def outlier_in_label(stream: Stream, generator: Generator) -> None:
 
 
 def rate_jump(stream: Stream, generator: Generator) -> None:
-    start = _when(stream, generator)
+    start = when(stream, generator)
     stream.rates[start : start + int(generator.integers(3, 25))] *= 10 ** generator.uniform(1, 2)
 
 
@@ -80,13 +81,13 @@ def rate_too_high(stream: Stream, generator: Generator) -> None:
 
 
 def rate_restart(stream: Stream, generator: Generator) -> None:
-    start = _when(stream, generator)
+    start = when(stream, generator)
     phase = np.arange(stream.steps) % start / start
     stream.rates *= 10 ** generator.uniform(0.7, 1.5) * (0.5 + 0.5 * np.cos(np.pi * phase))
 
 
 def sorted_classes(stream: Stream, generator: Generator) -> None:
-    start = _when(stream, generator)
+    start = when(stream, generator)
     rows = np.concatenate(stream.order[start:])
     ordered = rows[np.argsort(stream.y[rows, 0], kind="stable")]
     cuts = np.cumsum([len(one) for one in stream.order[start:]])[:-1]
@@ -103,7 +104,7 @@ def rare_class(stream: Stream, generator: Generator) -> None:
         count = generator.binomial(len(rows), share)
         drawn[:count] = generator.choice(own, count)
         stream.order[step] = drawn
-    step = _when(stream, generator)
+    step = when(stream, generator)
     rows = stream.order[step]
     count = max(2, int(generator.uniform(0.3, 0.9) * len(rows)))
     rows[:count] = generator.choice(own, count)
@@ -123,7 +124,7 @@ def refit_per_batch(stream: Stream, generator: Generator) -> None:
 
 def exploding_scale(stream: Stream, generator: Generator) -> None:
     start, column, factor = (
-        _when(stream, generator),
+        when(stream, generator),
         generator.integers(stream.x.shape[1]),
         10 ** generator.uniform(1, 2.5),
     )
@@ -165,4 +166,4 @@ FORMS: dict[str, tuple[str, Form]] = {
     "short_last_batch": ("batch_size", short_last_batch),
     "no_regularization": ("regularization", no_regularization),
 }
-NEEDS_CLASSES = ("sorted_classes", "rare_class")
+NEEDS_CLASSES = ("sorted_classes", "rare_class", "one_class_batches", "class_that_comes_late")

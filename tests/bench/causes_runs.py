@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import pathlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,11 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from spikeguard.components.curve_readers.reading import read_curve
+from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.recorder import CurveRecorder
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
+from tests.bench.causes_data import load
 from tests.bench.causes_forms import FORMS, Stream
+from tests.bench.causes_more_forms import MORE_FORMS
 from tests.bench.guard_data import Array, DataSet
 
 STEPS, BATCH = 300, 32
@@ -25,29 +30,48 @@ KINDS = ("dense", "conv")
 # How long replays take is measured, not bounded: on a busy machine a bound would measure its load.
 _BUDGET = ReplayBudget(least_seconds=60.0)
 RATES = {"sgd": 0.03, "momentum": 0.005, "adam": 0.003}
+ALL_FORMS = {**FORMS, **MORE_FORMS}
+_OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda rate: keras.optimizers.SGD(rate),
+    "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
+    "adam": lambda rate: keras.optimizers.Adam(rate),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributed:
-    """What became of one training."""
+class Run:
+    """What is trained."""
 
     data: str
     model: str
     optimizer: str
     forms: tuple[str, ...]
+    """The troubles; none for a twin."""
     seed: int
-    causes: tuple[str, ...]
+    is_guarded: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Attributed(Run):
+    """What became of one training."""
+
+    causes: tuple[str, ...] = ()
     """The true ones; empty for a twin."""
-    spikes: int
-    step: int
+    spikes: int = 0
+    step: int = 0
     """Peak of the spike that is scored, the highest; 0 where none arose."""
-    ranked: tuple[tuple[str, str, float], ...]
+    height: float = 0.0
+    """Of that spike, in standard deviations."""
+    ranked: tuple[tuple[str, str, float], ...] = ()
     """Its causes: cause, status and score."""
-    verified: tuple[str, ...]
+    told: str = ""
+    """The first of them in words."""
+    verified: tuple[str, ...] = ()
     """Verified causes of any spike."""
-    notes: tuple[str, ...]
-    fit_seconds: float
-    replay_seconds: float
+    notes: tuple[str, ...] = ()
+    fit_seconds: float = 0.0
+    """Of the training without replays, and without what is traced once for many runs."""
+    replay_seconds: float = 0.0
 
     @property
     def is_first(self) -> bool:
@@ -60,80 +84,124 @@ class Attributed:
 
 
 class Rates(keras.optimizers.schedules.LearningRateSchedule):
-    """Rates by step."""
+    """Rates by step, which each run sets anew."""
 
-    def __init__(self, rates: Array) -> None:
-        self._rates = tf.constant(rates, tf.float32)
+    def __init__(self) -> None:
+        self._rates = tf.Variable(tf.zeros([1]), shape=[None], trainable=False)
+
+    def set(self, rates: Array) -> None:
+        self._rates.assign(rates)
 
     def __call__(self, step: Any) -> Any:
-        return self._rates[tf.minimum(tf.cast(step, tf.int32), len(self._rates) - 1)]
+        return self._rates[tf.minimum(tf.cast(step, tf.int32), tf.shape(self._rates)[0] - 1)]
 
 
-def train(
-    data: DataSet,
-    kind: str,
-    optimizer: str,
-    forms: Sequence[str],
-    seed: int,
-    steps: int = STEPS,
-    has_replay: bool = True,
-) -> Attributed:
-    """One training with the troubles `forms`, none for a twin."""
-    generator = np.random.default_rng([7, seed])
+class Trainer:
+    """Trains one model on one data set by one optimizer, any number of times from the beginning.
+
+    A step is traced once, which takes longer than 300 of them; weights, optimizer, guard and recorder begin anew each time.
+    """
+
+    def __init__(self, data: DataSet, kind: str, optimizer: str, is_guarded: bool) -> None:
+        self._data, self._kind = data, kind
+        self._rates = Rates()
+        inner = _OPTIMIZERS[optimizer](self._rates)
+        self._model = build(data, kind)
+        binary = keras.losses.BinaryCrossentropy() if data.classes == 2 else "sparse_categorical_crossentropy"
+        self._model.compile(
+            SpikeGuard(inner) if is_guarded else inner, binary if data.classes else "mse", jit_compile=False
+        )
+        self._model.optimizer.build(self._model.trainable_variables)
+        self._fresh = [np.array(variable.numpy()) for variable in self._model.optimizer.variables]
+        self._recorder: CurveRecorder | None = None
+
+    def fit(self, stream: Stream, seed: int, folder: pathlib.Path) -> float:
+        """Trains from the beginning into a folder; what it took, in seconds."""
+        keras.utils.set_random_seed(seed)
+        model = self._model
+        model.set_weights(build(self._data, self._kind).get_weights())
+        for variable, value in zip(model.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        self._rates.set(stream.rates)
+        batches = _dataset([stream.batch(step) for step in range(stream.steps)])
+        if self._recorder is None:
+            self._recorder = CurveRecorder(folder, has_tensorboard=False, replay=_BUDGET)
+        else:
+            self._recorder.restart(folder)
+        started = time.monotonic()
+        model.fit(
+            batches,
+            epochs=10,
+            steps_per_epoch=stream.steps // 10,
+            validation_data=(self._data.valid_x[:256], self._data.valid_y[:256]),
+            validation_batch_size=256,
+            callbacks=[self._recorder],
+            verbose=0,
+        )
+        return time.monotonic() - started
+
+
+@functools.cache
+def _trainer(name: str, kind: str, optimizer: str, is_guarded: bool) -> Trainer:
+    return Trainer(load(name), kind, optimizer, is_guarded)
+
+
+def stream_of(run: Run, steps: int = STEPS) -> Stream:
+    """The run's batches and rates, its troubles in them."""
+    data, generator = load(run.data), np.random.default_rng([7, run.seed])
     per_epoch = max(1, len(data.train_x) // BATCH)
     epochs = [generator.permutation(len(data.train_x))[: per_epoch * BATCH] for _ in range(-(-steps // per_epoch))]
     order = [one for epoch in epochs for one in np.split(epoch, len(epoch) // BATCH)][:steps]
-    rates = np.full(steps, RATES[optimizer], np.float32)
-    stream = Stream(data.train_x, data.train_y, data.classes, order, rates)
-    for number, form in enumerate(forms):
-        FORMS[form][1](stream, np.random.default_rng([seed, number, sorted(FORMS).index(form)]))
-    keras.utils.set_random_seed(seed)
-    model = build(data, kind)
-    made = {
-        "sgd": lambda rate: keras.optimizers.SGD(rate),
-        "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
-        "adam": lambda rate: keras.optimizers.Adam(rate),
-    }[optimizer](Rates(stream.rates))
-    loss = (
-        "mse"
-        if not data.classes
-        else keras.losses.BinaryCrossentropy()
-        if data.classes == 2
-        else "sparse_categorical_crossentropy"
+    stream = Stream(
+        data.train_x, data.train_y, data.classes, order, np.full(steps, RATES[run.optimizer], np.float32)
     )
-    model.compile(made, loss, jit_compile=False)
-    batches = [stream.batch(step) for step in range(stream.steps)]
-    with tempfile.TemporaryDirectory() as folder:
-        recorder = CurveRecorder(folder, has_tensorboard=False, replay=_BUDGET if has_replay else False)
-        started = time.monotonic()
-        model.fit(
-            _dataset(batches),
-            epochs=10,
-            steps_per_epoch=len(batches) // 10,
-            validation_data=(data.valid_x[:256], data.valid_y[:256]),
-            callbacks=[recorder],
-            verbose=0,
-        )
-        seconds = time.monotonic() - started
-        replays, notes = read_replays(folder)
-        evaluation = result.with_causes(result.evaluate(read_curve(folder)), replays, notes)
-    spent = sum(one["seconds"] for one in replays)
+    for number, form in enumerate(run.forms):
+        family = FORMS if form in FORMS else MORE_FORMS
+        family[form][1](stream, np.random.default_rng([run.seed, number, sorted(family).index(form)]))
+    return stream
+
+
+def train(run: Run, folder: pathlib.Path | None = None, steps: int = STEPS) -> Attributed:
+    """One training, and what its spikes are said to come from.
+
+    Args:
+      run: what to train.
+      folder: where curve and replays stay, so that `attribute` can be asked again; None: nowhere.
+      steps: a multiple of 10.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root = folder or pathlib.Path(temporary)
+        trainer = _trainer(run.data, run.model, run.optimizer, run.is_guarded)
+        seconds = trainer.fit(stream_of(run, steps), run.seed, root)
+        for kept in root.glob("replay/*/kept.npz"):
+            kept.unlink()  # Large, and of no use after the replay.
+        found = attribute(run, root)
+    return dataclasses.replace(found, fit_seconds=seconds - found.replay_seconds)
+
+
+def attribute(run: Run, folder: pathlib.Path) -> Attributed:
+    """What the spikes of a recorded run are said to come from."""
+    replays, notes = read_replays(folder)
+    evaluation = result.with_causes(result.evaluate(read_curve(folder)), replays, notes)
     spikes = [*evaluation.explained_spikes, *([evaluation.course] if evaluation.course else [])]
     highest = max(spikes, key=lambda one: one[0].height, default=None)
-    return Attributed(
-        data.name,
-        kind,
-        optimizer,
-        tuple(forms),
-        seed,
-        tuple(FORMS[form][0] for form in forms),
-        len(spikes),
-        highest[0].peak_step if highest else 0,
-        tuple((one.cause, one.status, round(one.score, 3)) for one in highest[1]) if highest else (),
-        tuple(sorted({one.cause for _, causes in spikes for one in causes if one.status == "verified"})),
-        tuple(evaluation.replay_notes),
-        seconds - spent,
-        spent,
+    found = Attributed(
+        **dataclasses.asdict(run),
+        causes=tuple(ALL_FORMS[form][0] for form in run.forms),
+        spikes=len(spikes),
+        verified=tuple(sorted({one.cause for _, causes in spikes for one in causes if one.status == "verified"})),
+        notes=tuple(evaluation.replay_notes),
+        replay_seconds=sum(one.get("seconds", 0.0) for one in replays),
+    )
+    if highest is None:
+        return found
+    spike, causes = highest
+    return dataclasses.replace(
+        found,
+        step=spike.peak_step,
+        height=round(spike.height, 1),
+        ranked=tuple((one.cause, one.status, round(one.score, 3)) for one in causes),
+        told=causes[0].text,
     )
 
 
