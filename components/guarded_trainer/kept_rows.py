@@ -149,6 +149,10 @@ class KeptRows:
             leaves.append(part.reshape(len(numbers), *shape))
         return Batch(tuple(leaves), tf.gather(self._ids, places).numpy())
 
+    def specs(self) -> list[tf.TensorSpec]:
+        """The leaves as a function's signature, with any number of rows."""
+        return [tf.TensorSpec([None, *shape], dtype) for shape, dtype in self._specs]
+
     def packed(self, leaves: Any) -> Any:
         """Leaves in the structure of a step's data."""
         return keras.tree.pack_sequence_as(self.structure, list(leaves))

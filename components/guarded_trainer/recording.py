@@ -99,7 +99,7 @@ class StepRecording:
         self._apply: Any = model.optimizer.apply if self._optimizers else None
         # One trace serves the training and the replays after it: to trace a guarded step takes seconds.
         self._step_function = tf.function(self._recorded_step, reduce_retracing=True, autograph=False)
-        self._rows_function = tf.function(self._losses_of_rows, reduce_retracing=True, autograph=False)
+        self._rows_function: Any = None
 
     def install(self) -> None:
         """Puts the wrappers on."""
@@ -135,12 +135,17 @@ class StepRecording:
         step = self._recorded_step if self._model.run_eagerly else self._step_function
         return float(step(data, None if ids is None else tf.constant(ids))[1])
 
-    def losses_of_rows(self, data: Any) -> tf.Tensor | None:
-        """Losses of some rows with the weights as they are. Shape (rows,); None where the loss has no such parts."""
-        return self._rows_function(data)
+    def losses_of_rows(self, leaves: Sequence[tf.Tensor]) -> tf.Tensor | None:
+        """Losses of some kept rows with the weights as they are. Shape (rows,); None where the loss has no such parts."""
+        if self._rows_function is None:
+            assert self._rows is not None
+            signature = [self._rows.specs()]
+            self._rows_function = tf.function(self._losses_of_leaves, input_signature=signature, autograph=False)
+        return self._rows_function(list(leaves))
 
-    def _losses_of_rows(self, data: Any) -> tf.Tensor | None:
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    def _losses_of_leaves(self, leaves: Sequence[tf.Tensor]) -> tf.Tensor | None:
+        assert self._rows is not None
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(self._rows.packed(leaves))
         y_pred = self._model(x, training=False)
         if not isinstance(y, tf.Tensor) or not isinstance(y_pred, tf.Tensor):
             return None

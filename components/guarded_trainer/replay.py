@@ -63,7 +63,7 @@ class ReplayModel:
         """Losses of the rows with the weights as they are; None where the loss has no such parts. Shape (rows,)."""
         if not len(batch):
             return np.empty(0)
-        found = self._recording.losses_of_rows(self._data(batch))
+        found = self._recording.losses_of_rows([tf.constant(leaf) for leaf in batch.leaves])
         return None if found is None else np.asarray(found.numpy(), dtype=np.float64)
 
     def _data(self, batch: Batch) -> Any:

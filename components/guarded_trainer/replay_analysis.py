@@ -39,8 +39,8 @@ _HUGE = 1e30
 _PROBE_ROWS = 256
 # -log10 of the chance from which a batch's classes are unusual.
 _UNUSUAL = 3.0
-# What the learning rate is multiplied by, where it had not jumped.
-_CUT = 0.1
+# What the learning rate is multiplied by, where it had not jumped, at most and at least.
+_CUT, _LEAST_CUT = 0.1, 1e-3
 _MOST_ROWS_TOLD = 5
 
 
@@ -146,8 +146,13 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
         return {**base, **look.findings(), "is_reproduced": False, "reason": reason}
     changes: list[dict[str, Any]] = []
     # Of a loss without bounds all but nothing is left by any change: what counts is how far it is from what was expected.
-    most = _UNBOUNDED * max(abs(expected), (expected - float(np.min(_ranked(losses)))))
-    wanted = look.changes()
+    # Before a rise at the start the median may be near zero, where a few losses are not.
+    before = np.nan_to_num(kept.losses[:first_place], posinf=0.0)
+    most = _UNBOUNDED * max(
+        abs(expected), expected - float(np.min(_ranked(losses))), float(np.max(before, initial=0.0))
+    )
+    gradients = replayed.gradient_figures(probe) if not replayed.is_over else {}
+    wanted = look.changes(gradients.get("curvature_over_limit", 0.0))
     for tried, change in enumerate(wanted):
         if replayed.is_over:
             base["reason"] = f"the time for replays was over after {tried} of {len(wanted)} changes"
@@ -167,8 +172,7 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
                 }
             )
     findings = look.findings()
-    if not replayed.is_over:
-        findings["figures"] |= replayed.gradient_figures(probe)
+    findings["figures"] |= gradients
     return {**base, **findings, "is_reproduced": True, "changes": changes}
 
 
@@ -265,8 +269,12 @@ class _Look:
             suspects.append(odd)
         return suspects
 
-    def changes(self) -> list[Change]:
-        """What is worth a replay, faults of the data first."""
+    def changes(self, over_limit: float) -> list[Change]:
+        """What is worth a replay, faults of the data first.
+
+        Args:
+          over_limit: largest curvature over what the learning rate bears; 0 where unknown.
+        """
         kept, reference, seed = self._kept, self._reference, self._kept.peak
         batches = kept.batches
         is_whole = self.off_share > MOST_ROWS or len(self.shifted) > 0
@@ -276,22 +284,22 @@ class _Look:
         elif len(self.shifted):
             found.append(rescaled(batches, reference))
         if len(self.raw):
-            found.append(standardized(batches, reference))
+            found.append(standardized(batches, reference, kept.state_step == 0))
         if self.surplus[0] >= _UNUSUAL or self.rare_share >= 0.5:
             found.append(with_usual_classes(batches, reference, seed))
         usual = float(np.median([len(batch) for batch in batches]))
         if usual <= 64 or len(self._batch) < 0.75 * usual:
             found.append(enlarged(batches, reference, seed))
-        found.append(slower(self._rate_factor()))
+        found.append(slower(self._rate_factor(over_limit)))
         found.append(swapped(batches, self.culprit, reference, seed))
         return [change for change in found if change is not None]
 
-    def _rate_factor(self) -> float:
-        """What undoes a jump of the learning rate, or else a tenth."""
+    def _rate_factor(self, over_limit: float) -> float:
+        """What undoes a jump of the learning rate, or makes it half of what the curvature bears; a tenth at most."""
         rates = self._kept.rates
         if np.all(rates > 0) and rates.max() > 1.5 * rates[0]:
             return float(min(_CUT, rates[0] / rates.max()))
-        return _CUT
+        return float(np.clip(0.5 / over_limit, _LEAST_CUT, _CUT)) if over_limit > 0 else _CUT
 
     def findings(self) -> dict[str, Any]:
         """Figures, unusual inputs and rows of the culprit."""

@@ -56,23 +56,15 @@ def without_rows(batches: list[Batch], suspects: list[Bools], culprit: int) -> C
 
 
 def rescaled(batches: list[Batch], reference: Reference) -> Change | None:
-    """Columns that are in another unit in a batch brought to the center and spread of ordinary rows; None where none is."""
-    changed, columns = [], set()
-    own = (
-        np.quantile(reference.layout.matrix(reference.rows), [0.25, 0.5, 0.75], axis=0) if len(reference.rows) else None
-    )
+    """Columns that are in another unit in a batch brought to the values of ordinary rows; None where none is."""
+    changed: list[Batch] = []
+    columns: set[int] = set()
     for batch in batches:
-        shifted = reference.shifted_columns(batch)
-        if not len(shifted) or own is None:
-            changed.append(batch)
-            continue
-        columns.update(shifted.tolist())
-        matrix = reference.layout.matrix(batch)
-        part = matrix[:, shifted]
-        low, center, high = np.quantile(part, [0.25, 0.5, 0.75], axis=0)
-        stretch = np.where(high > low, (own[2] - own[0])[shifted] / np.where(high > low, high - low, 1.0), 0.0)
-        matrix[:, shifted] = (part - center) * stretch + own[1][shifted]
-        changed.append(with_matrix(reference, batch, matrix))
+        if len(reference.rows) and len(reference.shifted_columns(batch)):
+            matrix, moved = reference.brought_back(batch)
+            columns.update(moved.tolist())
+            batch = with_matrix(reference, batch, matrix)
+        changed.append(batch)
     if not columns:
         return None
     named = ", ".join(reference.names[column] for column in sorted(columns)[:3])
@@ -80,7 +72,7 @@ def rescaled(batches: list[Batch], reference: Reference) -> Change | None:
     return Change(
         "rescaled",
         "normalization",
-        f"Bringing {named}{more} to the scale of other batches",
+        f"Bringing {named}{more} to the values of other batches",
         tuple(changed),
         figures={"columns": float(len(columns))},
     )
@@ -97,8 +89,12 @@ def with_matrix(reference: Reference, batch: Batch, matrix: Floats) -> Batch:
     return batch
 
 
-def standardized(batches: list[Batch], reference: Reference) -> Change | None:
-    """Columns in raw units divided by their size, with the first layer's weights multiplied: the same function."""
+def standardized(batches: list[Batch], reference: Reference, is_untrained: bool) -> Change | None:
+    """Columns in raw units divided by their size.
+
+    The first layer's weights are multiplied by it: the same function. Weights that no step has touched stay, since they fit
+    no unit more than another.
+    """
     raw = reference.raw_columns()
     if not len(raw):
         return None
@@ -111,9 +107,9 @@ def standardized(batches: list[Batch], reference: Reference) -> Change | None:
     return Change(
         "standardized",
         "normalization",
-        f"Standardizing {named} (the same function, other units)",
+        f"Standardizing {named}" + ("" if is_untrained else " (the same function, other units)"),
         changed,
-        input_scale=scale,
+        input_scale=None if is_untrained else scale,
         figures={"columns": float(len(raw))},
     )
 
@@ -166,7 +162,11 @@ def enlarged(batches: list[Batch], reference: Reference, seed: int) -> Change | 
 def slower(scale: float) -> Change:
     """All updates of the replayed steps multiplied by a factor."""
     return Change(
-        "rate_cut", "learning_rate", f"Cutting the learning rate to {scale:.0%}", scale=scale, figures={"factor": scale}
+        "rate_cut",
+        "learning_rate",
+        f"Cutting the learning rate to {100 * scale:.2g}%",
+        scale=scale,
+        figures={"factor": scale},
     )
 
 

@@ -26,12 +26,18 @@ _HISTORY, _FEWEST, _HIGH = 128, 32, 6.0
 _LEAD, _STATES, _MOST_STEPS = 8, 4, 96
 # Steps between two events; the losses after a high one often stay restless.
 _APART = 16
+# High steps of an event among which its peak is sought, and what stands for the height of a loss that is not finite.
+_MOST_HIGH, _HUGE = 16, 1e30
+# Times the height of an event from which one soon after it is no aftermath of it.
+_FAR_HIGHER = 3.0
 # Batches that must be kept for a replay to be of use.
 _FEWEST_BATCHES = 8
 # High losses in a row after which they are the run's new level.
 _NEW_LEVEL = 64
 # Ordinary rows that are kept to compare with, and how many are drawn each time that a state is kept.
 _REFERENCE_ROWS, _DRAWN_ROWS = 768, 48
+# Steps up to the first high one that the rise at a start may have come from.
+_SUSPECT = 2
 # High losses of which it is told why they were not replayed, the first ones.
 _MOST_LEFT = 50
 # Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
@@ -122,12 +128,13 @@ class ReplayKeeper:
         # Number of the first row, loss and rate of each of the last steps.
         self._steps: dict[int, tuple[int, int, float, float]] = {}
         self._row = 0
-        self._open: tuple[int, int] | None = None  # First step and last high step of an event that may go on.
+        # First step, last high step and height of an event that may go on.
+        self._open: tuple[int, int, float] | None = None
         self._reference: list[Batch] = []
         self._left_out = 0
         self._left: list[dict[str, Any]] = []
         self._variables: list[Any] = []
-        self._checked = 0
+        self._checked, self._begun = 0, 0
 
     @property
     def is_off(self) -> bool:
@@ -141,6 +148,13 @@ class ReplayKeeper:
         self._checked = step
         self._row = self.rows.written
         self._model = model
+        self._begun = step
+        if not self.is_off and self.variables and not self.is_off:
+            # A rate that is too high from the start shows within a few steps.
+            self._keep_state(step)
+
+    def _keep_state(self, step: int) -> None:
+        self._states.append((step, [np.array(variable.numpy()) for variable in self.variables]))
 
     @property
     def variables(self) -> list[Any]:
@@ -159,6 +173,8 @@ class ReplayKeeper:
           done: steps done.
           columns: `loss`, `batch_size` and `learning_rate` of the steps after the last call's. Shape (steps,) each.
         """
+        if self._checked == self._begun:
+            self._check_variables()
         if self.is_off or not self.variables or self.is_off:
             return
         first = self._checked + 1
@@ -182,18 +198,24 @@ class ReplayKeeper:
         is_calm = self._look(np.arange(first, done + 1))
         if is_calm:
             self._draw(first, done)
-        self._states.append((done, [np.array(variable.numpy()) for variable in self.variables]))
+        self._keep_state(done)
+
+    def _check_variables(self) -> None:
+        """Drops the state from before the first step where this step has made more variables."""
+        if [id(one) for one in self._variables] != [id(one) for one in state_of(self._model)]:
+            self._variables = []
+            self._states.clear()
 
     def _look(self, steps: npt.NDArray[np.int64]) -> bool:
         """Keeps the events among some steps; whether there are none."""
         losses = np.array([self._steps[step][2] for step in steps.tolist()])
         if len(self._history) < _FEWEST:
+            earlier = np.array(self._history)
             self._history.extend(losses[np.isfinite(losses)].tolist())
             with np.errstate(invalid="ignore"):
                 is_wrong = ~(losses <= _START * self._history[0]) if self._history else ~np.isfinite(losses)
             for start, end in _events(is_wrong)[:1]:
-                why = f"fewer than {_FEWEST} losses stand before it to compare with"
-                self.leave_out(int(steps[start]), int(steps[end]), why)
+                self._keep_start(steps, losses, start, end, np.concatenate([earlier, losses[:start]]))
             return True
         past = np.array(self._history)
         middle = float(np.median(past))
@@ -209,22 +231,45 @@ class ReplayKeeper:
             self._keep(steps[start : end + 1], losses[start : end + 1], middle, spread)
         return not is_high.any()
 
+    def _keep_start(self, steps: npt.NDArray[np.int64], losses: Floats, start: int, end: int, before: Floats) -> None:
+        """Keeps a rise among the first steps, which has the few losses `before` it."""
+        before = before[np.isfinite(before)]
+        if not len(before):
+            self.leave_out(int(steps[start]), int(steps[end]), "no loss stands before it to compare with")
+            return
+        expected = float(np.median(before))
+        spread = max(robust_sd(before), 0.1 * abs(expected), 1e-12)
+        # There are no calm steps yet: ordinary rows are those of the steps that the rise did not come from.
+        rows = [step for step in steps.tolist() if not steps[start] - _SUSPECT <= step <= steps[start]]
+        for step in rows:
+            row, size = self._steps[step][:2]
+            self._take(row, row + size, max(1, _REFERENCE_ROWS // len(steps)), step)
+        self._keep(steps[start : end + 1], losses[start : end + 1], expected, spread)
+
     def _keep(self, steps: npt.NDArray[np.int64], losses: Floats, expected: float, spread: float) -> None:
-        first, last = int(steps[0]), int(steps[-1])
-        if self._open is not None and first <= self._open[1] + _APART:
-            if first > self._open[1] + 3:
-                self.leave_out(first, last, f"it may be the aftermath of step {self._open[1]:,}")
-            self._open = (self._open[0], last)
-            return  # The event is kept already: its beginning tells the cause.
-        self._open = (first, last)
-        ranked = np.where(np.isfinite(losses), losses, np.inf)
+        heights = np.minimum((np.where(np.isfinite(losses), losses, np.inf) - expected) / spread, _HUGE)
+        if self._open is not None and steps[0] <= self._open[1] + _APART:
+            opened, open_last, open_height = self._open
+            # The beginning of an event tells its cause. What comes soon after is its aftermath, unless it is far higher.
+            if heights.max() < _FAR_HIGHER * open_height:
+                if steps[0] > open_last + 3:
+                    self.leave_out(int(steps[0]), int(steps[-1]), f"it may be the aftermath of step {open_last:,}")
+                self._open = (opened, int(steps[-1]), max(float(heights.max()), open_height))
+                return
+            higher = int(np.argmax(heights > open_height))
+            steps, losses, heights = steps[higher:], losses[higher:], heights[higher:]
         # Of what follows the first high loss a few steps are enough, and the more there are the less a replay stays close.
-        place = int(np.argmax(ranked[:16]))
-        height = float(min((ranked[place] - expected) / spread, 1e30))
+        place = int(np.argmax(heights[:_MOST_HIGH]))
+        self._open = (int(steps[0]), int(steps[:_MOST_HIGH][-1]), float(heights[place]))
+        self._keep_event(int(steps[0]), int(steps[place]), expected, float(heights[place]))
+        if len(steps) > _MOST_HIGH:
+            self._keep(steps[_MOST_HIGH:], losses[_MOST_HIGH:], expected, spread)
+
+    def _keep_event(self, first: int, peak: int, expected: float, height: float) -> None:
+        """Keeps the state before and the batches of the steps from a first high one to its peak."""
         states = [one for one in self._states if one[0] <= first - _LEAD] or [
             one for one in self._states if one[0] < first
         ]
-        peak = int(steps[place])
         if not states:
             self.leave_out(first, peak, "no state from before it was kept")
             return
@@ -264,12 +309,15 @@ class ReplayKeeper:
 
     def _draw(self, first: int, done: int) -> None:
         """Takes some rows of calm steps for comparison."""
-        low, high = self._steps[first][0], self._row
-        low = max(low, high - self.rows.capacity)
-        count = min(_DRAWN_ROWS, high - low)
-        if not count:
+        self._take(self._steps[first][0], self._row, _DRAWN_ROWS, done)
+
+    def _take(self, low: int, high: int, most: int, seed: int) -> None:
+        """Takes some of the rows from `low` on and below `high`."""
+        low = max(low, self._row - self.rows.capacity)
+        count = min(most, high - low)
+        if count <= 0:
             return
-        generator = np.random.default_rng(done)
+        generator = np.random.default_rng(seed)
         self._reference.append(self.rows.read(low + np.sort(generator.choice(high - low, count, replace=False))))
         while sum(len(batch) for batch in self._reference) > _REFERENCE_ROWS:
             # One of the earlier draws goes, so that all of the run stays in, the newest most.

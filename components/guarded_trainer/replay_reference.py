@@ -158,7 +158,34 @@ class Reference:
         is_moved = np.abs(center - self.median) > _SHIFT * room
         is_stretched = (len(batch) >= _FEWEST) & ((stretch > _STRETCH) & (spread > _STRETCH * room))
         shrunk = (len(batch) >= _FEWEST) & (stretch < 1 / _STRETCH) & (spread < room / _STRETCH)
-        return np.flatnonzero(self.is_amount & (is_moved | is_stretched | shrunk))
+        # A value that most rows have, such as the zero of an empty pixel, has no spread; in another unit hardly a row has it.
+        has_left = (
+            (len(batch) >= _FEWEST)
+            & (np.mean(self.layout.matrix(self.rows) == self.median, axis=0) > 0.5)
+            & (np.mean(matrix == self.median, axis=0) < 0.1)
+        )
+        is_beyond = (len(batch) >= _FEWEST) & (np.mean((matrix < self.lower) | (matrix > self.upper), axis=0) > 0.5)
+        return np.flatnonzero((self.is_amount & (is_moved | is_stretched | shrunk | has_left)) | is_beyond)
+
+    def brought_back(self, batch: Batch) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """The amounts of a batch in another unit, brought to those of ordinary rows, and the columns that were changed.
+
+        Where some columns have moved far, others may have moved less: each that lies apart from ordinary rows by more than
+        chance is mapped by its ranks to their quantiles, so that none of its values is beyond theirs.
+        """
+        matrix, own = self.layout.matrix(batch), self.layout.matrix(self.rows)
+        with np.errstate(all="ignore"):
+            # Of a median of n rows the standard error is 1.25 standard deviations over the root of n.
+            error = 1.25 * np.maximum(self.spread, 1e-12) / np.sqrt(len(batch))
+            is_moved = np.abs(np.median(matrix, axis=0) - self.median) > 5.0 * error
+            is_outside = np.mean((matrix < own.min(axis=0)) | (matrix > own.max(axis=0)), axis=0) > 0.25
+        moved = np.union1d(np.flatnonzero(is_moved | is_outside), self.shifted_columns(batch))
+        for column in moved.tolist():
+            values, counts = np.unique(matrix[:, column], return_counts=True)
+            ranks = (np.cumsum(counts) - 0.5 * counts) / len(batch)
+            mapped = np.quantile(own[:, column], ranks, method="nearest")
+            matrix[:, column] = mapped[np.searchsorted(values, matrix[:, column])]
+        return matrix, moved
 
     def raw_columns(self, ordinary: float = 15.0) -> npt.NDArray[np.int64]:
         """Columns in units so large that no standardized column would reach them."""

@@ -104,8 +104,7 @@ def memorized_noise(stream: Stream, generator: Generator) -> None:
     few = generator.choice(len(stream.x), 48, replace=False)
     stream.y = stream.y.copy()
     stream.y[few] = generator.permutation(stream.y[few])
-    stream.order = [few[generator.permutation(len(few))[:16]] for _ in stream.order]
-    stream.rates *= 4.0
+    stream.order = [few[generator.permutation(len(few))[: len(rows)]] for rows in stream.order]
 
 
 MORE_FORMS: dict[str, tuple[str, Form]] = {

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import tempfile
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,6 +18,7 @@ from spikeguard.components.guarded_trainer.recorder import CurveRecorder
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
+from spikeguard.components.spike_evaluator.detection import Spike
 from tests.bench.causes_data import load
 from tests.bench.causes_forms import FORMS, Stream
 from tests.bench.causes_more_forms import MORE_FORMS
@@ -59,7 +58,7 @@ class Attributed(Run):
     """The true ones; empty for a twin."""
     spikes: int = 0
     step: int = 0
-    """Peak of the spike that is scored, the highest; 0 where none arose."""
+    """Peak of the spike that is scored, the highest that came from the troubles; 0 where none arose."""
     height: float = 0.0
     """Of that spike, in standard deviations."""
     ranked: tuple[tuple[str, str, float], ...] = ()
@@ -67,7 +66,7 @@ class Attributed(Run):
     told: str = ""
     """The first of them in words."""
     verified: tuple[str, ...] = ()
-    """Verified causes of any spike."""
+    """Verified causes of any spike that came from the troubles; of any at all for a twin."""
     notes: tuple[str, ...] = ()
     fit_seconds: float = 0.0
     """Of the training without replays, and without what is traced once for many runs."""
@@ -152,38 +151,49 @@ def stream_of(run: Run, steps: int = STEPS) -> Stream:
     per_epoch = max(1, len(data.train_x) // BATCH)
     epochs = [generator.permutation(len(data.train_x))[: per_epoch * BATCH] for _ in range(-(-steps // per_epoch))]
     order = [one for epoch in epochs for one in np.split(epoch, len(epoch) // BATCH)][:steps]
-    stream = Stream(
-        data.train_x, data.train_y, data.classes, order, np.full(steps, RATES[run.optimizer], np.float32)
-    )
+    stream = Stream(data.train_x, data.train_y, data.classes, order, np.full(steps, RATES[run.optimizer], np.float32))
     for number, form in enumerate(run.forms):
         family = FORMS if form in FORMS else MORE_FORMS
         family[form][1](stream, np.random.default_rng([run.seed, number, sorted(family).index(form)]))
     return stream
 
 
-def train(run: Run, folder: pathlib.Path | None = None, steps: int = STEPS) -> Attributed:
+def train(run: Run, folder: pathlib.Path, twin: Array | None, steps: int = STEPS) -> Attributed:
     """One training, and what its spikes are said to come from.
 
     Args:
       run: what to train.
-      folder: where curve and replays stay, so that `attribute` can be asked again; None: nowhere.
+      folder: where curve and replays go.
+      twin: the losses of the same training without troubles; None where this is the twin.
       steps: a multiple of 10.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        root = folder or pathlib.Path(temporary)
-        trainer = _trainer(run.data, run.model, run.optimizer, run.is_guarded)
-        seconds = trainer.fit(stream_of(run, steps), run.seed, root)
-        for kept in root.glob("replay/*/kept.npz"):
-            kept.unlink()  # Large, and of no use after the replay.
-        found = attribute(run, root)
+    trainer = _trainer(run.data, run.model, run.optimizer, run.is_guarded)
+    seconds = trainer.fit(stream_of(run, steps), run.seed, folder)
+    for kept in folder.glob("replay/*/kept.npz"):
+        kept.unlink()  # Large, and of no use after the replay.
+    found = attribute(run, folder, twin)
     return dataclasses.replace(found, fit_seconds=seconds - found.replay_seconds)
 
 
-def attribute(run: Run, folder: pathlib.Path) -> Attributed:
-    """What the spikes of a recorded run are said to come from."""
+def losses_of(folder: pathlib.Path) -> Array:
+    """The recorded losses of a run. Shape (steps,)."""
+    return read_curve(folder).loss.astype(np.float32)
+
+
+def came_from_trouble(spike: Spike, twin: Array) -> bool:
+    """Whether a spike came from what was put in: with nothing put in, the loss would not have been half as far up."""
+    rise = min(spike.loss_at_peak, 1e30) - spike.expected_loss
+    own = float(twin[spike.peak_step - 1])
+    return np.isfinite(own) and own - spike.expected_loss < 0.5 * rise
+
+
+def attribute(run: Run, folder: pathlib.Path, twin: Array | None) -> Attributed:
+    """What the spikes of a recorded run are said to come from; of a run with troubles, those that came from these."""
     replays, notes = read_replays(folder)
     evaluation = result.with_causes(result.evaluate(read_curve(folder)), replays, notes)
     spikes = [*evaluation.explained_spikes, *([evaluation.course] if evaluation.course else [])]
+    if twin is not None:
+        spikes = [one for one in spikes if came_from_trouble(one[0], twin)]
     highest = max(spikes, key=lambda one: one[0].height, default=None)
     found = Attributed(
         **dataclasses.asdict(run),

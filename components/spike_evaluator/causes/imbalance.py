@@ -23,7 +23,8 @@ def evidence(around: Surroundings) -> Evidence | None:
         return _of_mean_label(around)
     chance, which, count, place = around.composition
     counts = around.curve.class_counts
-    share = float(counts[:, which].sum() / max(1, counts.sum()))
+    usual = counts[around.near].sum(axis=0)
+    share = float(usual[which] / max(1, usual.sum()))
     total = int(counts[place].sum())
     # The loss must lie in those rows: as many rows as carry it are there beyond what is usual.
     _, carrying, _ = around.concentration
@@ -32,7 +33,7 @@ def evidence(around: Surroundings) -> Evidence | None:
     if around.figure("largest_distance") > 2 and not around.figure("share_of_rows_beyond_fences") > 0.5:
         explains *= 0.7
     score = around.odd_composition * explains * (0.6 if around.figure("shifted_columns") > 0 else 1.0)
-    if around.rarity * 0.75 > score:
+    if around.rare_rows[0] and around.rarity * 0.75 > score:
         return _of_rare_rows(around)
     figures = {
         "step": float(around.curve.step[place]),

@@ -40,7 +40,7 @@ def evidence(around: Surroundings) -> Evidence | None:
         score = (
             (0.55 + 0.4 * ramp(jump, _JUMP, 10.0))
             * lasting
-            * max(0.4, ordinary if around.oddity >= 0 else 1.0 - around.known_few_rows)
+            * max(0.4, ordinary if around.oddity >= 0 else 1.0 - around.known_few_rows * (1.0 - around.led_by_weights))
         )
         before = float(curve.learning_rate[place - 1])
         text = (

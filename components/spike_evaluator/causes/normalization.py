@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
@@ -21,6 +23,8 @@ def evidence(around: Surroundings) -> Evidence | None:
     """Size of the inputs at the spike against calm steps, and against what standardized inputs have."""
     largest = around.curve.largest_input
     usual, (lift, place) = around.usual(largest), around.lift(largest)
+    if not usual > 0 and (largest > 0).any():
+        usual = float(np.median(largest[largest > 0]))  # No step is calm, and yet these are the inputs.
     refuted = _refuted(around)
     if not usual > 0 and not refuted:
         return None

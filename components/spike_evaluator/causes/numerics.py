@@ -26,6 +26,7 @@ def evidence(around: Surroundings) -> Evidence | None:
     step = int(curve.step[place])
     # A loss that rose before it overflowed is no fault of the numbers.
     has_risen = place > around.start or curve.loss[place] > around.spike.expected_loss + 0.5 * around.rise
+    has_risen |= around.led_by_weights > 0.5
     is_input = np.isfinite(curve.largest_input).any() and not np.isfinite(curve.largest_input[places]).all()
     score = 0.95 if is_input else 0.15 if has_risen else 0.6
     remedy = Remedy(

@@ -37,6 +37,8 @@ def _from_curve(around: Surroundings) -> Evidence | None:
     # Rows of an ordinary kind are no outliers, however few carry the loss: either loss or input is beyond all others'.
     beyond = max(ramp(ratio, 1.0, 3.0), ramp(lift, 1.1, 3.0) if abs(lifted - place) <= 1 else 0.0)
     score = share * (0.3 + 0.7 * beyond) * (1.0 - 0.8 * around.odd_composition) * (1.0 - 0.6 * around.rarity)
+    # Where the weights have moved far, some rows are high in any batch.
+    score *= 1.0 - 0.7 * around.led_by_weights * (1.0 - ramp(lift, 1.1, 3.0))
     others = around.curve.loss[[one for one in range(around.start, around.end + 1) if one != place]]
     if len(others) >= 3 and float(np.median(others)) > 0.5 * float(around.curve.loss[place]):
         score *= 0.5  # Other batches are as high: it is not these rows.

@@ -103,7 +103,8 @@ class Surroundings:
         if not self.curve.worst_loss.shape[1] or not len(places):
             return float("nan"), 0, self.peak
         shares, counts = concentrations(self.curve, places)
-        carried = shares * (self.curve.loss[places] - self.spike.expected_loss)
+        with np.errstate(invalid="ignore"):
+            carried = shares * (self.curve.loss[places] - self.spike.expected_loss)
         if np.isnan(carried).all():
             return float("nan"), 0, self.peak
         best = int(np.nanargmax(carried))
@@ -131,7 +132,9 @@ class Surroundings:
         counts = self.curve.class_counts
         if counts.shape[1] < 2 or not len(self.near):
             return float("nan"), 0, 0, self.start
-        shares = counts.sum(axis=0) / max(1, counts.sum())
+        # A row more of each class: none that occurs is impossible.
+        usual = counts[self.near].sum(axis=0) + 1.0
+        shares = usual / usual.sum()
         drawn = counts[self.suspects]
         total = drawn.sum(axis=1, keepdims=True)
         bound = _log10_chance(drawn, total, shares[None, :]) - np.log10(max(1, drawn.size))
@@ -147,14 +150,16 @@ class Surroundings:
     @functools.cached_property
     def odd_composition(self) -> float:
         """Whether the classes of a suspect batch are unusual, in [0, 1]: a chance of 1 in 1,000 up to 1 in 10 million."""
-        return ramp(self.composition[0], 3.0, 7.0)
+        return max(ramp(self.composition[0], 3.0, 7.0), ramp(-self.figure("log10_chance_of_classes"), 3.0, 7.0))
 
     @functools.cached_property
     def rate_jump(self) -> tuple[float, int]:
         """Largest rise of the learning rate shortly before, as a ratio, and the place of its first step; (NaN, 0) if unknown."""
         first = max(1, self.start - max(8, len(self.curve) // 50))
         rates = self.curve.learning_rate
-        window = rates[first - 1 : self.peak + 1]
+        # A recorded loss is that before the step: the peak's own rate has not touched it.
+        is_before = bool(self.curve.update_ratio[self.peak] >= 0) and self.peak > first
+        window = rates[first - 1 : self.peak + (0 if is_before else 1)]
         if np.isnan(window).any() or len(window) < 2:
             return float("nan"), 0
         ratios = window[1:] / np.maximum(window[:-1], 1e-30)
@@ -163,6 +168,20 @@ class Surroundings:
         ratios = np.minimum(ratios, window[1:] / usual) if usual > 0 else ratios
         place = int(np.argmax(ratios))
         return float(ratios[place]), first + place
+
+    @functools.cached_property
+    def led_by_weights(self) -> float:
+        """Whether the weights were moved unusually far just before the first high loss, in [0, 1]; 0 where unknown.
+
+        Then it is the weights that raise the losses of the batches after it, in which few rows may well be the highest. A batch
+        whose own rows are to blame is high before its update.
+        """
+        ratios = self.curve.update_ratio
+        before = ratios[max(0, self.start - _LEAD) : self.start].astype(np.float64)
+        moved = _ignoring_nan(np.nanmax, before)
+        usual = self.usual(ratios)
+        lift = moved / usual if usual > 0 else float("inf")
+        return ramp(lift, 2.0, 8.0) * ramp(moved, 1e-2, 1e-1) if moved >= 0 else 0.0
 
     @functools.cached_property
     def rare_rows(self) -> tuple[int, int]:
@@ -184,6 +203,8 @@ class Surroundings:
         """Whether rows of a rare class carry the loss, in [0, 1]: as many of them are there as carry it."""
         rare = self.figure("rare_share_of_loss")
         if rare >= 0:
+            # Rows that most batches have the model has seen enough of.
+            rare *= 1.0 if self.rare_rows[0] else 0.3
             return rare if self.figure("largest_distance") < 2 else 0.5 * rare
         share, carrying, _ = self.concentration
         count = self.rare_rows[0]
