@@ -52,7 +52,7 @@ class KeptRows:
       structure: what a step's data look like, ids left out; None before the first trace.
       inputs: number of leaves that are inputs of the model; labels and weights follow.
       input_names: of the inputs; keys of a dict, else numbered.
-      has_ids: whether the rows came with ids.
+      fixed_size: rows of each batch, where the dataset promises the same for all; None where they may differ.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -67,7 +67,7 @@ class KeptRows:
         self.inputs = 0
         self.input_names: tuple[str, ...] = ()
         self.capacity = 0
-        self.has_ids = False
+        self.fixed_size: int | None = None
         self._specs: list[tuple[tuple[int, ...], tf.DType]] = []
         self._rings: dict[tf.DType, tf.Variable] = {}
         self._ids: tf.Variable | None = None
@@ -96,7 +96,6 @@ class KeptRows:
             parts = [tf.reshape(leaf, [rows, -1]) for leaf in leaves if leaf.dtype == dtype]
             block = tf.concat(parts, 1) if len(parts) > 1 else parts[0]
             ring.scatter_update(tf.IndexedSlices(block, places))
-        self.has_ids = ids is not None
         if ids is not None:
             self._ids.scatter_update(tf.IndexedSlices(tf.reshape(tf.cast(ids, tf.int64), [-1]), places))
         self._written.assign_add(rows)
@@ -115,6 +114,7 @@ class KeptRows:
         if capacity < least:
             self.reason = f"8 batches do not fit into {self._most_bytes:,} bytes"
             return
+        self.fixed_size = leaves[0].shape[0]
         self.structure = keras.tree.map_structure(lambda _: 0, data)
         inputs = data[0] if isinstance(data, tuple) else data
         self.inputs = len(keras.tree.flatten(inputs))

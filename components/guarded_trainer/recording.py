@@ -14,6 +14,7 @@ import tensorflow as tf
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.guard import chain, guard_of, half_squares
 from spikeguard.components.guarded_trainer.kept_rows import KeptRows
+from spikeguard.components.guarded_trainer.replay_feed import BatchFeed
 
 # Each operation in a small step costs a thousandth of it, so norms leave the graph as the halves of their squares, which
 # are one operation per weight; the rest of the arithmetic is done for a whole block at once.
@@ -97,7 +98,10 @@ class StepRecording:
         self._seen: dict[str, Any] = {}
         self._train_step, self._compute_loss = model.train_step, model.compute_loss
         self._apply: Any = model.optimizer.apply if self._optimizers else None
-        # One trace serves the training and the replays after it: to trace a guarded step takes seconds.
+        # For replays: what the training's trace was made for, and functions for what does not fit it.
+        self._element: Any = None
+        self._ring: Ring | None = None
+        self._feed: BatchFeed | None = None
         self._step_function = tf.function(self._recorded_step, reduce_retracing=True, autograph=False)
         self._rows_function: Any = None
 
@@ -122,18 +126,33 @@ class StepRecording:
         """Number of the next step from 0."""
         return self._step
 
-    def run(self, data: Any, ids: npt.NDArray[np.int64] | None) -> float:
-        """One training step outside of `fit`, by the training's own trace; while the wrappers are on.
+    def run(self, data: Any, ids: npt.NDArray[np.int64]) -> float:
+        """One training step outside of `fit`, by the training's own trace where that serves; while the wrappers are on.
 
         Args:
           data: what the train step gets, without ids.
-          ids: of the rows; None where the training had none.
+          ids: of the rows.
 
         Returns:
           The loss before the step, as it is recorded.
         """
-        step = self._recorded_step if self._model.run_eagerly else self._step_function
-        return float(step(data, None if ids is None else tf.constant(ids))[1])
+        feed = self._own_feed()
+        if feed is None or self._ring is None or not feed.fits(len(ids)):
+            step = self._recorded_step if self._model.run_eagerly else self._step_function
+            return float(step(data, None)[1])
+        position = int(self._step.numpy()) % self._ring.floats.shape[0]
+        feed.put(_with_ids(data, ids, self._id_key, self._element))
+        self._model.train_function(feed.iterator)
+        return float(self._ring.floats[position, SCALARS.index("loss")])
+
+    def _own_feed(self) -> BatchFeed | None:
+        """What feeds the train function; None where the training's trace is not for single steps."""
+        model = self._model
+        if model.run_eagerly or int(model.steps_per_execution) != 1 or tf.distribute.has_strategy():
+            return None
+        if self._feed is None and self._element is not None:
+            self._feed = BatchFeed(self._element)
+        return self._feed
 
     def losses_of_rows(self, leaves: Sequence[tf.Tensor]) -> tf.Tensor | None:
         """Losses of some kept rows with the weights as they are. Shape (rows,); None where the loss has no such parts."""
@@ -152,13 +171,15 @@ class StepRecording:
         return example_losses(single(self._model.loss), y, y_pred, weights)
 
     def _recorded_train_step(self, data: Any) -> Any:
+        if self._rows is not None:
+            leaves = keras.tree.flatten(data)
+            is_dense = all(isinstance(leaf, tf.Tensor) for leaf in leaves)
+            self._element = keras.tree.map_structure(_spec, data) if is_dense else None
+            self._feed = None
         data, ids = _without_ids(data, self._id_key)
-        if self._rows is None:
-            return self._recorded_step(data, ids)[0]
-        self._rows.keep(data, ids)
-        if self._model.run_eagerly or tf.distribute.has_strategy() or self._rows.reason:
-            return self._recorded_step(data, ids)[0]
-        return self._step_function(data, None if ids is None else tf.reshape(tf.cast(ids, tf.int64), [-1]))[0]
+        if self._rows is not None:
+            self._rows.keep(data, ids)
+        return self._recorded_step(data, ids)[0]
 
     def _recorded_step(self, data: Any, ids: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         """The train step and its record; what it returns, and the loss."""
@@ -181,7 +202,7 @@ class StepRecording:
         row = tf.stack([_scalar(seen.get(name, float("nan"))) for name in SCALARS])
         worst_loss, worst_id = self._worst_examples(seen.get("example_losses"), ids)
         counts = seen.get("class_counts", tf.zeros([0]))
-        ring = self._ring_of(worst_loss.shape[0], counts.shape[0])
+        ring = self._ring = self._ring_of(worst_loss.shape[0], counts.shape[0])
         position = self._step % ring.floats.shape[0]
         lists = [part for part in (worst_loss, counts) if part.shape[0]]
         ring.floats.scatter_update(tf.IndexedSlices(tf.concat([row, *lists], 0) if lists else row, position))
@@ -260,6 +281,21 @@ def _without_ids(data: Any, key: str) -> tuple[Any, tf.Tensor | None]:
     if not ids.dtype.is_integer:
         raise InvalidArgumentError("id_key", key, f"name an integer input, not one of {ids.dtype.name}")
     return (rest, *data[1:]) if isinstance(data, tuple) else rest, ids
+
+
+def _with_ids(data: Any, ids: npt.NDArray[np.int64], key: str, element: Any) -> Any:
+    """The inverse, for data of the structure of `element`."""
+    inputs = element[0] if isinstance(element, tuple) else element
+    if not isinstance(inputs, dict) or key not in inputs:
+        return data
+    spec = inputs[key]
+    x = data[0] if isinstance(data, tuple) else data
+    x = {**x, key: tf.cast(tf.reshape(ids, [len(ids), *spec.shape[1:]]), spec.dtype)}
+    return (x, *data[1:]) if isinstance(data, tuple) else x
+
+
+def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
 
 
 def _values(tensor: Any) -> tf.Tensor:

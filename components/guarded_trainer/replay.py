@@ -53,8 +53,7 @@ class ReplayModel:
     def run(self, batch: Batch, scale: float) -> float:
         """One training step, its update multiplied by `scale`; the loss before it."""
         before = [] if scale == 1.0 else [weight.numpy() for weight in self._weights]
-        ids = batch.ids if self._rows.has_ids else None
-        loss = self._recording.run(self._data(batch), ids)
+        loss = self._recording.run(self._data(batch), batch.ids)
         for weight, old in zip(self._weights, before, strict=scale != 1.0):
             weight.assign(old + np.asarray(scale, old.dtype) * (weight.numpy() - old))
         return loss
@@ -173,7 +172,7 @@ def _replay_all(
     classes: int,
 ) -> None:
     rows = keeper.rows
-    layout = Layout(rows.inputs, rows.input_names, classes)
+    layout = Layout(rows.inputs, rows.input_names, classes, rows.fixed_size)
     with ReplayModel(model, rows, recording) as replayed:
         for number, peak in enumerate(waiting):
             if time.monotonic() > deadline:

@@ -27,8 +27,10 @@ from spikeguard.components.training_curve import Floats
 
 # A replay without any change has the same spike where it has this share of its rise at least, and this multiple at most.
 _LEAST_SAME, _MOST_SAME = 0.5, 3.0
-# Rise, in multiples of the expected loss, beyond which a higher one is no other.
-_UNBOUNDED = 100.0
+# Rise, in multiples of the losses before it, beyond which a higher one is no other.
+_UNBOUNDED = 10.0
+# Share of the whole rise below which a first high loss is no beginning of it.
+_PART = 0.1
 # Multiple of what is usual from which a batch is unusual.
 _ODD = 1.0
 # Batches that the noise of the gradient is taken from.
@@ -151,12 +153,18 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
     most = _UNBOUNDED * max(
         abs(expected), expected - float(np.min(_ranked(losses))), float(np.max(before, initial=0.0))
     )
-    gradients = replayed.gradient_figures(probe) if not replayed.is_over else {}
-    wanted = look.changes(gradients.get("curvature_over_limit", 0.0))
-    for tried, change in enumerate(wanted):
+    gradients: dict[str, float] = {}
+    wanted = look.data_changes()
+    total = len(wanted) + len(look.setting_changes(0.0))
+    for tried in range(total):
         if replayed.is_over:
-            base["reason"] = f"the time for replays was over after {tried} of {len(wanted)} changes"
+            base["reason"] = f"the time for replays was over after {tried} of {total} changes"
             break
+        if tried == len(wanted):
+            # What the curvature bears tells how far to cut the rate.
+            gradients = replayed.gradient_figures(probe)
+            wanted += look.setting_changes(gradients.get("curvature_over_limit", 0.0))
+        change = wanted[tried]
         result = replayed.run(change)
         if result is not None:
             height = _capped(np.max(_ranked(result[first_place:])))
@@ -203,7 +211,7 @@ class _Look:
         self.batch_effect = float(np.clip((own - expected) / rise, 0.0, 2.0)) if np.isfinite(own) else 0.0
         last = levels[len(batches) - 1] - levels[0]
         self.weight_effect = float(np.clip(last / rise, 0.0, 2.0)) if np.isfinite(last) else 1.0
-        self._first, self._replayed_losses = first_place, replayed_losses
+        self._first, self._replayed_losses, self._rise = first_place, replayed_losses, rise
         self.suspects = self._find_suspects()
         self.culprit = self._find_culprit(levels)
         self._batch = batches[self.culprit]
@@ -220,14 +228,18 @@ class _Look:
         The first high step, where its batch is high with the kept weights, too; else a step up to there with something
         unusual in its batch; else the one whose update raised the level most.
         """
-        first = min(self._first, len(self._kept.batches) - 1)
+        last = len(self._kept.batches) - 1
+        first = min(self._first, last)
         own = _mean(self._losses[first])
         rise = float(self._replayed_losses[first]) - self._kept.expected
-        if first == 0 or own - self._kept.expected > 0.5 * rise:
+        # Where what follows is out of all proportion to the first high loss, that one is but what came by before.
+        is_whole = not rise < _PART * self._rise
+        if first == 0 or (is_whole and own - self._kept.expected > 0.5 * rise):
             return first
-        oddity = np.array([self._oddity(place) for place in range(first + 1)])
-        if oddity[-3:].max() >= _ODD:
-            return max(0, first - 2) + int(np.argmax(oddity[-3:]))
+        oddity = np.array([self._oddity(place) for place in range((first if is_whole else last) + 1)])
+        near = max(0, first - 2)
+        if oddity[near:].max() >= _ODD:
+            return near + int(np.argmax(oddity[near:]))
         if oddity.max() >= 2.0 * _ODD:
             return int(np.argmax(oddity))
         with np.errstate(invalid="ignore"):
@@ -236,7 +248,7 @@ class _Look:
 
     def _share_of_loss(self, rows: Bools) -> float:
         """Share of the culprit's loss in some of its rows."""
-        losses = np.maximum(np.nan_to_num(self._losses[self.culprit]), 0.0)
+        losses = np.maximum(np.nan_to_num(self._losses[self.culprit], nan=_HUGE, posinf=_HUGE), 0.0)
         return float(losses[rows].sum() / losses.sum()) if losses.sum() > 0 else 0.0
 
     def _oddity(self, place: int) -> float:
@@ -269,37 +281,43 @@ class _Look:
             suspects.append(odd)
         return suspects
 
-    def changes(self, over_limit: float) -> list[Change]:
-        """What is worth a replay, faults of the data first.
-
-        Args:
-          over_limit: largest curvature over what the learning rate bears; 0 where unknown.
-        """
+    def data_changes(self) -> list[Change]:
+        """Faults of the data that are worth a replay."""
         kept, reference, seed = self._kept, self._reference, self._kept.peak
         batches = kept.batches
-        is_whole = self.off_share > MOST_ROWS or len(self.shifted) > 0
         found: list[Change | None] = []
-        if not is_whole:
-            found.append(without_rows(batches, self.suspects, self.culprit))
-        elif len(self.shifted):
+        if len(self.shifted):
             found.append(rescaled(batches, reference))
+        elif self.off_share <= MOST_ROWS:
+            found.append(without_rows(batches, self.suspects, self.culprit, reference, seed))
         if len(self.raw):
             found.append(standardized(batches, reference, kept.state_step == 0))
         if self.surplus[0] >= _UNUSUAL or self.rare_share >= 0.5:
             found.append(with_usual_classes(batches, reference, seed))
+        return [change for change in found if change is not None]
+
+    def setting_changes(self, over_limit: float) -> list[Change]:
+        """Settings of the training that are worth a replay, and whether it takes the culprit's batch.
+
+        Args:
+          over_limit: largest curvature over what the learning rate bears; 0 where unknown.
+        """
+        batches, reference, seed = self._kept.batches, self._reference, self._kept.peak
+        found: list[Change | None] = [slower(self._rate_factor(over_limit))]
         usual = float(np.median([len(batch) for batch in batches]))
         if usual <= 64 or len(self._batch) < 0.75 * usual:
             found.append(enlarged(batches, reference, seed))
-        found.append(slower(self._rate_factor(over_limit)))
         found.append(swapped(batches, self.culprit, reference, seed))
         return [change for change in found if change is not None]
 
     def _rate_factor(self, over_limit: float) -> float:
-        """What undoes a jump of the learning rate, or makes it half of what the curvature bears; a tenth at most."""
-        rates = self._kept.rates
-        if np.all(rates > 0) and rates.max() > 1.5 * rates[0]:
-            return float(min(_CUT, rates[0] / rates.max()))
-        return float(np.clip(0.5 / over_limit, _LEAST_CUT, _CUT)) if over_limit > 0 else _CUT
+        """What undoes a rise of the learning rate, and makes it half of what the curvature bears; a tenth at most."""
+        rates, factor = self._kept.rates, _CUT
+        if np.all(rates > 0):
+            factor = min(factor, float(rates[0] / rates.max()))
+        if over_limit > 0:
+            factor = min(factor, 0.5 / over_limit)
+        return max(factor, _LEAST_CUT)
 
     def findings(self) -> dict[str, Any]:
         """Figures, unusual inputs and rows of the culprit."""
@@ -307,13 +325,12 @@ class _Look:
         losses, distances = self._losses[place], self._distances[place]
         suspects = self.suspects[place]
         finite = np.where(np.isfinite(losses), losses, 0.0)
-        total = float(np.sum(np.maximum(finite, 0.0)))
         order = np.argsort(-np.where(suspects, np.inf, finite), kind="stable")
         figures = {
             "batch_size": len(self._batch),
             "usual_batch_size": float(np.median([len(batch) for batch in kept.batches])),
             "suspicious_rows": int(suspects.sum()),
-            "suspicious_share_of_loss": float(np.maximum(finite, 0.0)[suspects].sum() / total) if total > 0 else 0.0,
+            "suspicious_share_of_loss": self._share_of_loss(suspects),
             "share_of_rows_beyond_fences": self.off_share,
             "largest_distance": float(_capped(np.max(distances, initial=0.0))),
             "shifted_columns": len(self.shifted),

@@ -35,24 +35,30 @@ class Change:
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def without_rows(batches: list[Batch], suspects: list[Bools], culprit: int) -> Change | None:
-    """Suspicious rows removed from all steps; None where the culprit has none, or too many to be few."""
+def without_rows(
+    batches: list[Batch], suspects: list[Bools], culprit: int, reference: Reference, seed: int
+) -> Change | None:
+    """Suspicious rows removed from all steps; None where the culprit has none, or too many to be few.
+
+    Where batches must keep their size, ordinary rows come in their place.
+    """
     count = int(suspects[culprit].sum())
     if not 0 < count <= max(1.0, MOST_ROWS * len(batches[culprit])):
         return None
-    kept = tuple(
-        batch.take(~rows) if 0 < rows.sum() < len(batch) else batch
-        for batch, rows in zip(batches, suspects, strict=True)
-    )
-    removed = sum(len(batch) - len(left) for batch, left in zip(batches, kept, strict=True))
+    generator = np.random.default_rng(seed)
+    is_filled = reference.layout.fixed_size is not None and len(reference.rows) >= count
+    changed, removed = [], 0
+    for batch, rows in zip(batches, suspects, strict=True):
+        if 0 < rows.sum() < len(batch):
+            removed += int(rows.sum())
+            batch = batch.take(~rows)
+            if is_filled:
+                batch = batch.joined(reference.rows.take(generator.choice(len(reference.rows), int(rows.sum()))))
+        changed.append(batch)
     name = "row" if removed == 1 else "rows"
-    return Change(
-        "rows_removed",
-        "outliers",
-        f"Removing {removed} {name}",
-        kept,
-        figures={"rows": float(removed), "rows_in_batch": float(count)},
-    )
+    text = f"Replacing {removed} {name} by ordinary ones" if is_filled else f"Removing {removed} {name}"
+    figures = {"rows": float(removed), "rows_in_batch": float(count)}
+    return Change("rows_removed", "outliers", text, tuple(changed), figures=figures)
 
 
 def rescaled(batches: list[Batch], reference: Reference) -> Change | None:

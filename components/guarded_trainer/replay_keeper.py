@@ -42,6 +42,8 @@ _SUSPECT = 2
 _MOST_LEFT = 50
 # Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
 _START = 10.0
+# Multiple of the highest loss before that another of the first losses is to reach.
+_RECORD = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,8 @@ class ReplayBudget:
 
     time_share: float = 0.1
     """Share of the training's time that replays may take after it; in [0, 1]."""
-    least_seconds: float = 3.0
-    """Seconds that they may take however short the training was: to trace the steps takes one or two; >= 0."""
+    least_seconds: float = 1.0
+    """Seconds that they may take however short the training was; >= 0."""
     most_spikes: int = 5
     """Spikes that are kept, the highest; >= 1."""
     memory_bytes: int = 256 * 2**20
@@ -212,8 +214,7 @@ class ReplayKeeper:
         if len(self._history) < _FEWEST:
             earlier = np.array(self._history)
             self._history.extend(losses[np.isfinite(losses)].tolist())
-            with np.errstate(invalid="ignore"):
-                is_wrong = ~(losses <= _START * self._history[0]) if self._history else ~np.isfinite(losses)
+            is_wrong = _rises(earlier, losses)
             for start, end in _events(is_wrong)[:1]:
                 self._keep_start(steps, losses, start, end, np.concatenate([earlier, losses[:start]]))
             return True
@@ -440,6 +441,20 @@ def kept_of(arrays: dict[str, npt.NDArray[Any]]) -> Kept:
 def _joined(batches: list[Batch]) -> Batch:
     leaves = zip(*(batch.leaves for batch in batches), strict=True)
     return Batch(tuple(np.concatenate(parts) for parts in leaves), np.concatenate([batch.ids for batch in batches]))
+
+
+def _rises(earlier: Floats, losses: Floats) -> npt.NDArray[np.bool_]:
+    """Which of a run's first losses are high: far above the first, or above all before them and most of the others."""
+    past = np.concatenate([earlier, losses])
+    finite = np.where(np.isfinite(past), past, -np.inf)
+    if not np.isfinite(past).any():
+        return ~np.isfinite(losses)
+    first, middle = past[np.isfinite(past)][0], float(np.median(past[np.isfinite(past)]))
+    spread = max(robust_sd(past[np.isfinite(past)]), 1e-3 * abs(middle), 1e-12)
+    before = np.concatenate([[first], np.maximum.accumulate(finite)])[len(earlier) : len(past)]
+    with np.errstate(invalid="ignore"):
+        is_record = (losses > middle + _HIGH * spread) & (losses > _RECORD * before)
+        return np.asarray(~(losses <= _START * first) | is_record)
 
 
 def _events(is_high: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -37,6 +37,8 @@ class Layout:
     """Of the inputs."""
     classes: int = 0
     """Classes of the label; 0 where it is not a class."""
+    fixed_size: int | None = None
+    """Rows that each batch must have so that the training's trace serves it; None: any number."""
 
     def float_inputs(self, batch: Batch) -> list[int]:
         """Places of the leaves that are amounts."""
@@ -164,8 +166,18 @@ class Reference:
             & (np.mean(self.layout.matrix(self.rows) == self.median, axis=0) > 0.5)
             & (np.mean(matrix == self.median, axis=0) < 0.1)
         )
+        # A code has no unit, but its codes are known.
+        is_unknown = np.array(
+            [
+                not is_amount and np.mean(~np.isin(column, known)) > 0.5
+                for column, known, is_amount in zip(
+                    matrix.T, self.layout.matrix(self.rows).T, self.is_amount, strict=True
+                )
+            ],
+            dtype=bool,
+        )
         is_beyond = (len(batch) >= _FEWEST) & (np.mean((matrix < self.lower) | (matrix > self.upper), axis=0) > 0.5)
-        return np.flatnonzero((self.is_amount & (is_moved | is_stretched | shrunk | has_left)) | is_beyond)
+        return np.flatnonzero((self.is_amount & (is_moved | is_stretched | shrunk | has_left)) | is_unknown | is_beyond)
 
     def brought_back(self, batch: Batch) -> tuple[Floats, npt.NDArray[np.int64]]:
         """The amounts of a batch in another unit, brought to those of ordinary rows, and the columns that were changed.

@@ -60,6 +60,8 @@ def advise(evaluation: result.Evaluation | Mapping[str, Any]) -> tuple[Advice, .
     """
     content = result.to_json(evaluation) if isinstance(evaluation, result.Evaluation) else evaluation
     events = [*content["spikes"], *([content["course"]] if content.get("course") else [])]
+    # Spikes of the validation loss have causes since these are sought.
+    events += [event for event in content.get("validation_spikes", ()) if event.get("causes")]
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for event in events:
         for one in event["causes"]:

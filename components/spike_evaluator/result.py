@@ -15,7 +15,7 @@
      "course": as one of "spikes", where the run diverged or, "recovered", rose before it settled, or null where it did
                neither or a spike tells of it,
      "explained": [{"start_step", "peak_step", "end_step", "reason"}],
-     "validation_spikes": as "spikes", without causes and replay,
+     "validation_spikes": as "spikes", without replay,
      "levels": {"first", "best", "final", "noise"}, null where unknown,
      "diverged_from": step or null,
      "plateau_from": step or null,
@@ -62,6 +62,7 @@ from spikeguard.components.errors import InvalidDataError
 from spikeguard.components.imbalance_detector.batch_composition import check_batches
 from spikeguard.components.spike_evaluator.causes.ranking import RankedCause, causes_of, course_causes, replay_of
 from spikeguard.components.spike_evaluator.causes.replays import curves_of
+from spikeguard.components.spike_evaluator.causes.validation import validation_causes
 from spikeguard.components.spike_evaluator.detection import DetectionConfig, Spike, SpikeFindings, detect_spikes
 from spikeguard.components.spike_evaluator.policy import SpikePolicy, Verdict, judge
 from spikeguard.components.training_curve import TrainingCurve
@@ -102,12 +103,20 @@ class Evaluation:
     """The same of `course`."""
     replay_notes: tuple[str, ...] = ()
     """Sentences on what was not replayed, and why."""
+    validation_causes: tuple[tuple[RankedCause, ...], ...] = ()
+    """Of each spike of `validation`, the most likely first; empty where they were not sought."""
 
     @property
     def explained_spikes(self) -> tuple[tuple[Spike, tuple[RankedCause, ...]], ...]:
         """Each spike with its causes."""
         spikes = self.findings.spikes if self.findings else ()
         return tuple(zip(spikes, self.causes or ((),) * len(spikes), strict=True))
+
+    @property
+    def explained_validation_spikes(self) -> tuple[tuple[Spike, tuple[RankedCause, ...]], ...]:
+        """Each spike of the validation loss with its causes."""
+        spikes = self.validation.spikes if self.validation else ()
+        return tuple(zip(spikes, self.validation_causes or ((),) * len(spikes), strict=True))
 
     @property
     def spike_replays(self) -> tuple[Mapping[str, Any] | None, ...]:
@@ -193,9 +202,12 @@ def with_causes(
         return evaluation
     causes = causes_of(evaluation.curve, evaluation.findings, replays, tables)
     course = course_causes(evaluation.curve, evaluation.findings, replays, tables)
+    explained = [*zip(evaluation.findings.spikes, causes, strict=True), *([course] if course else [])]
+    validation = evaluation.validation.spikes if evaluation.validation else ()
     return dataclasses.replace(
         evaluation,
         causes=causes,
+        validation_causes=validation_causes(evaluation.curve, validation, explained, tables),
         course=course,
         replays=tuple(curves_of(replay_of(spike, replays)) for spike in evaluation.findings.spikes),
         course_replay=curves_of(replay_of(course[0], replays)) if course else None,
@@ -232,7 +244,6 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
     if curve is None or findings is None:
         return content
-    validation = evaluation.validation.spikes if evaluation.validation else ()
     levels = {
         "first": findings.first_loss,
         "best": findings.best_loss,
@@ -256,7 +267,10 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         if evaluation.course
         else None,
         "explained": [dataclasses.asdict(rise) for rise in findings.explained],
-        "validation_spikes": [dataclasses.asdict(spike) for spike in validation],
+        "validation_spikes": [
+            {**dataclasses.asdict(spike), "causes": [_cause(cause) for cause in causes]}
+            for spike, causes in evaluation.explained_validation_spikes
+        ],
         "levels": {name: level if math.isfinite(level) else None for name, level in levels.items()},
         "diverged_from": findings.diverged_from,
         "plateau_from": findings.plateau_from,

@@ -52,6 +52,9 @@ def _details(evaluation: Evaluation) -> list[str]:
         rose = f"{kind} {start.peak_step}: {start.loss_at_peak:.4g} before the loss settled"
         lines.append(rose if start.recovered else f"from {kind} {start.start_step} on the loss diverged")
         lines += [f"  {line}" for line in [*cause_lines(causes), *_replay_lines(evaluation.course_replay)]]
+    for spike, causes in evaluation.explained_validation_spikes[:_LISTED]:
+        lines.append(f"validation, {_sentence(spike, kind)}")
+        lines += [f"  {line}" for line in cause_lines(causes)]
     return lines + _facts(evaluation)
 
 

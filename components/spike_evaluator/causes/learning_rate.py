@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, either, ramp
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
-_JUMP = 1.5
+# Ratios of learning rates from which on one is a jump from a step to the next, and a growth over many.
+_JUMP, _GROWTH = 1.5, 2.5
 
 
 def evidence(around: Surroundings) -> Evidence | None:
@@ -35,19 +37,19 @@ def evidence(around: Surroundings) -> Evidence | None:
             f"; the largest curvature is {around.figure('curvature'):.3g} where steps at this rate bear"
             f" {around.figure('stability_limit'):.3g}"
         )
-    if jump > _JUMP:
+    growth = figures["rate_over_calm"] = around.rate_growth
+    if jump > _JUMP or growth > _GROWTH:
         lasting = 0.8 if around.is_brief else 1.0
-        score = (
-            (0.55 + 0.4 * ramp(jump, _JUMP, 10.0))
-            * lasting
-            * max(0.4, ordinary if around.oddity >= 0 else 1.0 - around.known_few_rows * (1.0 - around.led_by_weights))
-        )
-        before = float(curve.learning_rate[place - 1])
+        few = ordinary if around.oddity >= 0 else 1.0 - around.known_few_rows * (1.0 - around.led_by_weights)
+        sign = ramp(jump, _JUMP, 10.0) if jump > _JUMP else ramp(growth, _GROWTH, 10.0) - 0.1
+        before = float(curve.learning_rate[place - 1]) if jump > _JUMP else rate / growth
         text = (
             f"the learning rate rose from {before:.3g} to {curve.learning_rate[place]:.3g} at step {curve.step[place]}"
-            + stable
+            if jump > _JUMP
+            else f"the learning rate has grown to {growth:.1f} times the {before:.3g} of the calm steps before"
         )
-        return Evidence("learning_rate", score, text, _lower(before), figures)
+        score = (0.55 + 0.4 * sign) * lasting * max(0.4, few)
+        return Evidence("learning_rate", score, text + stable, lower_rate(before), figures)
     ratios = curve.update_ratio[around.suspects]
     update = float(max(ratios, default=float("nan")))
     usual = around.usual(curve.update_ratio)
@@ -67,10 +69,17 @@ def evidence(around: Surroundings) -> Evidence | None:
         # Below the limit steps do not grow by themselves, above they do.
         score = either(score, 0.5 * ordinary * ramp(over, 0.8, 2.0)) * (1.0 if over > 0.3 else 0.8)
     lower = rate / max(3.0, 1.5 * over if over > 0 else 0.0) if rate > 0 else None
-    return Evidence("learning_rate", score, text + stable, _lower(lower), figures)
+    return Evidence("learning_rate", score, text + stable, lower_rate(lower), figures)
 
 
-def _lower(rate: float | None) -> Remedy:
+def is_seen(figures: Mapping[str, float]) -> bool:
+    """Whether evidence shows the rate to have risen, in a jump or over many steps, before a batch that is not high by itself."""
+    has_risen = figures.get("rate_over_before", 0.0) > _JUMP or figures.get("rate_over_calm", 0.0) > _GROWTH
+    return has_risen and figures.get("batch_effect", 0.0) < 0.5
+
+
+def lower_rate(rate: float | None) -> Remedy:
+    """The remedy: a rate, or a third of what it was where none is known."""
     if rate is None or not rate > 0 or not math.isfinite(rate):
         return Remedy(
             "Lower the learning rate to a third, warm up and decay.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
@@ -11,7 +14,7 @@ from spikeguard.components.spike_evaluator.causes.surroundings import Surroundin
 _USUAL_INPUT, _RAW_INPUT = 15.0, 200.0
 # Share of a batch's rows beyond which not a few rows but the batch is in another unit.
 _WHOLE = 0.34
-_REMEDY = Remedy(
+REMEDY = Remedy(
     "Standardize the features by constants of the train split, in the transform graph (`normalize=True`).",
     {"standardize_label": True},
     {"normalize": True},
@@ -25,8 +28,8 @@ def evidence(around: Surroundings) -> Evidence | None:
     usual, (lift, place) = around.usual(largest), around.lift(largest)
     if not usual > 0 and (largest > 0).any():
         usual = float(np.median(largest[largest > 0]))  # No step is calm, and yet these are the inputs.
-    refuted = _refuted(around)
-    if not usual > 0 and not refuted:
+    found = refuted(around.tables)
+    if not usual > 0 and not found:
         return None
     figures, words = {"usual_largest_input": usual, "largest_input_over_calm": lift}, []
     shifted = ramp(lift, 1.2, 4.0) * (1.0 - around.few_rows)
@@ -38,13 +41,13 @@ def evidence(around: Surroundings) -> Evidence | None:
         )
     if raw > 0.0:
         words.append(f"the inputs reach {usual:.4g} in a usual batch, where standardized ones stay within a dozen")
-    words += refuted[:2]
-    score = max(shifted, raw, 0.7 * (1.0 - around.few_rows) if refuted else 0.0)
+    words += found[:2]
+    score = max(shifted, raw, 0.7 * (1.0 - around.few_rows) if found else 0.0)
     if around.figure("batch_size") > 0:
         score, seen = _from_rows(around, score)
         words = seen or words
     text = "; ".join(words) or f"the inputs are as large as in calm steps ({usual:.3g})"
-    return Evidence("normalization", score, text, _REMEDY, figures)
+    return Evidence("normalization", score, text, REMEDY, figures)
 
 
 def _from_rows(around: Surroundings, score: float) -> tuple[float, list[str]]:
@@ -61,8 +64,9 @@ def _from_rows(around: Surroundings, score: float) -> tuple[float, list[str]]:
             f" standard deviation of {one['spread']:.4g} ({one['usual_spread']:.4g})"
             for one in features[:1]
         ] or [f"{beyond:.0%} of the rows of the batch lie beyond the fences"]
-    elif raw > 0 and not around.figure("suspicious_rows") > 0:
-        signs.append(0.7)
+    elif raw > 0:
+        carried = around.figure("suspicious_share_of_loss") if around.figure("suspicious_rows") > 0 else 0.0
+        signs.append(0.7 * (1.0 - max(0.0, carried)))
         words += [f"{one['feature']} reaches {one['largest']:.4g} in raw units" for one in features[:1]]
     if steady > 0:
         signs.append(0.75)
@@ -72,9 +76,9 @@ def _from_rows(around: Surroundings, score: float) -> tuple[float, list[str]]:
     return max(signs), words
 
 
-def _refuted(around: Surroundings) -> list[str]:
+def refuted(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What NormalizationValidator refuted."""
-    table = around.tables.get("normalization.json", {})
+    table = tables.get("normalization.json", {})
     return [
         f"{feature.get('name')}: {check.get('text') or check.get('check')}"
         for feature in table.get("features", [])

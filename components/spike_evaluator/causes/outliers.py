@@ -73,9 +73,12 @@ def _from_rows(around: Surroundings, found: Evidence | None) -> Evidence | None:
         return dataclasses.replace(found, score=0.3 * score) if found else None
     distance, carried = around.figure("largest_distance"), around.figure("suspicious_share_of_loss")
     sign = max(ramp(distance, 1.0, 3.0), carried)
+    # A row without loss has no gradient; with as much of it, the farther away the more.
+    weighs = ramp(carried * max(1.0, distance), 0.1, 0.5)
     # Rows of a class that has become frequent are high, too.
     score = max(
         (0.55 + 0.4 * sign)
+        * weighs
         * (1.0 - 0.6 * around.rarity)
         * (1.0 - 0.5 * ramp(-around.figure("log10_chance_of_classes"), 3.0, 7.0)),
         score,

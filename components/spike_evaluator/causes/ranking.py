@@ -180,12 +180,13 @@ def rank(around: Surroundings) -> tuple[RankedCause, ...]:
     """The causes of one spike."""
     found = [evidence for test in _TESTS if (evidence := test(around)) is not None and evidence.score >= _LEAST]
     ranked = [_judged(evidence, around.replay) for evidence in found]
-    # A lower rate calms any step, and more rows dilute any row: with a cause in the data verified, they verify nothing.
+    # A lower rate calms any step, and more rows dilute any row: with a cause in the data verified, they verify nothing. But a
+    # rate that has risen is a fault that can be seen, too.
     is_structural = any(one.status == "verified" and one.cause in _STRUCTURAL for one in ranked)
     if is_structural:
         ranked = [
             dataclasses.replace(one, status="likely", score=0.5 * one.score)
-            if one.status == "verified" and one.cause not in _STRUCTURAL
+            if one.status == "verified" and one.cause not in _STRUCTURAL and not learning_rate.is_seen(one.evidence)
             else one
             for one in ranked
         ]

@@ -170,6 +170,15 @@ class Surroundings:
         return float(ratios[place]), first + place
 
     @functools.cached_property
+    def rate_growth(self) -> float:
+        """Learning rate just before the first high loss over that of the calm steps before, as a ratio; NaN where unknown."""
+        before = self.near[self.near < self.start]
+        rates = self.curve.learning_rate
+        usual = _ignoring_nan(np.nanmedian, rates[before])
+        rate = float(rates[max(0, self.start - 1)])
+        return rate / usual if usual > 0 else float("nan")
+
+    @functools.cached_property
     def led_by_weights(self) -> float:
         """Whether the weights were moved unusually far just before the first high loss, in [0, 1]; 0 where unknown.
 
@@ -205,6 +214,9 @@ class Surroundings:
         if rare >= 0:
             # Rows that most batches have the model has seen enough of.
             rare *= 1.0 if self.rare_rows[0] else 0.3
+            # One of them is in many a batch: it is to blame where its batch is high by itself, or has unusually many.
+            effect = float(self.replay["batch_effect"]) if self.replay else 1.0
+            rare *= max(ramp(effect, 0.1, 0.5), self.odd_composition)
             return rare if self.figure("largest_distance") < 2 else 0.5 * rare
         share, carrying, _ = self.concentration
         count = self.rare_rows[0]
