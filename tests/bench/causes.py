@@ -128,7 +128,8 @@ def report(runs: Sequence[Attributed], seconds: float) -> str:
     lines += [
         "",
         f"Twins: {len(twins)}, {sum(bool(run.ranked) for run in twins)} with a spike, {likely} with a cause named, {false} with a"
-        " verified cause.",
+        f" verified cause; {sum(run.own_outliers for run in twins)} spikes more had outliers verified that the data have"
+        " by themselves.",
         f"Runs with one trouble and another cause verified for a spike that came from it: {wrong} of {len(single)}.",
         f"Replays took {np.median(times):.0f} % of the training's time in the median of the runs that had one"
         f" ({np.quantile(times, 0.1):.0f} to {np.quantile(times, 0.9):.0f} % in the middle eight tenths).",

@@ -16,6 +16,7 @@ from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.recorder import CurveRecorder
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
+from spikeguard.components.robust import robust_sd
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
 from spikeguard.components.spike_evaluator.detection import Spike
@@ -29,6 +30,8 @@ KINDS = ("dense", "conv")
 # How long replays take is measured, not bounded: on a busy machine a bound would measure its load.
 _BUDGET = ReplayBudget(least_seconds=60.0)
 RATES = {"sgd": 0.03, "momentum": 0.005, "adam": 0.003}
+# Standard deviations beyond which a row of the data as they are is an outlier in any eyes.
+_FAR = 15.0
 ALL_FORMS = {**FORMS, **MORE_FORMS}
 _OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda rate: keras.optimizers.SGD(rate),
@@ -66,7 +69,9 @@ class Attributed(Run):
     told: str = ""
     """The first of them in words."""
     verified: tuple[str, ...] = ()
-    """Verified causes of any spike that came from the troubles; of any at all for a twin."""
+    """Verified causes of any spike that came from the troubles; of any at all for a twin, but for `own_outliers`."""
+    own_outliers: int = 0
+    """Spikes of a twin with outliers verified, in whose batches the data have a row beyond all measure by themselves."""
     notes: tuple[str, ...] = ()
     fit_seconds: float = 0.0
     """Of the training without replays, and without what is traced once for many runs."""
@@ -187,6 +192,17 @@ def came_from_trouble(spike: Spike, twin: Array) -> bool:
     return np.isfinite(own) and own - spike.expected_loss < 0.5 * rise
 
 
+def has_far_row(run: Run, spike: Spike) -> bool:
+    """Whether a batch of a twin at a spike holds a row whose label or feature is far from all others: an outlier of the data."""
+    data = load(run.data)
+    rows = np.concatenate(stream_of(run).order[max(0, spike.start_step - 3) : spike.peak_step])
+    far = np.abs(data.train_x[rows]).max()
+    if not data.classes:
+        sd = robust_sd(data.train_y[:, 0].astype(np.float64))
+        far = max(far, np.abs(data.train_y[rows] - np.median(data.train_y)).max() / sd)
+    return bool(far > _FAR)
+
+
 def attribute(run: Run, folder: pathlib.Path, twin: Array | None) -> Attributed:
     """What the spikes of a recorded run are said to come from; of a run with troubles, those that came from these."""
     replays, notes = read_replays(folder)
@@ -194,12 +210,15 @@ def attribute(run: Run, folder: pathlib.Path, twin: Array | None) -> Attributed:
     spikes = [*evaluation.explained_spikes, *([evaluation.course] if evaluation.course else [])]
     if twin is not None:
         spikes = [one for one in spikes if came_from_trouble(one[0], twin)]
+    verified = [(spike, {one.cause for one in causes if one.status == "verified"}) for spike, causes in spikes]
+    own = [spike for spike, names in verified if twin is None and names == {"outliers"} and has_far_row(run, spike)]
     highest = max(spikes, key=lambda one: one[0].height, default=None)
     found = Attributed(
         **dataclasses.asdict(run),
         causes=tuple(ALL_FORMS[form][0] for form in run.forms),
         spikes=len(spikes),
-        verified=tuple(sorted({one.cause for _, causes in spikes for one in causes if one.status == "verified"})),
+        verified=tuple(sorted({name for spike, names in verified if spike not in own for name in names})),
+        own_outliers=len(own),
         notes=tuple(evaluation.replay_notes),
         replay_seconds=sum(one.get("seconds", 0.0) for one in replays),
     )
