@@ -19,10 +19,10 @@ from spikeguard.components.normalization_validator.matching import (
     match,
 )
 from spikeguard.components.normalization_validator.measured import Measured, at, raw_place
+from spikeguard.components.normalization_validator.measuring import Key
 from spikeguard.components.normalization_validator.populations import forbidden_populations, named
 from spikeguard.components.normalization_validator.result import Check, worst
 from spikeguard.components.normalization_validator.summaries import Columns
-from spikeguard.components.normalization_validator.transforms import Key
 
 # Columns whose natural limits differ in so many ways are no coincidence.
 _LEAST_DIFFERENT = 3
