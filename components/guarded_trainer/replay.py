@@ -33,8 +33,11 @@ class ReplayModel:
         self._variables = state_of(model)
         self._now: list[Any] = []
         signature = rows.specs()
-        self._step = tf.function(self._run_step, input_signature=[signature, tf.TensorSpec((), tf.float32)])
-        self._rows_of = tf.function(self._run_rows, input_signature=[signature])
+        # Without AutoGraph, as Keras traces a train step, too: it would rewrite the source of all layers for seconds.
+        self._step = tf.function(
+            self._run_step, input_signature=[signature, tf.TensorSpec((), tf.float32)], autograph=False
+        )
+        self._rows_of = tf.function(self._run_rows, input_signature=[signature], autograph=False)
 
     def __enter__(self) -> ReplayModel:
         self._now = [np.array(variable.numpy()) for variable in self._variables]
