@@ -28,14 +28,14 @@ def export(
     unlabelled_spec = {name: spec for name, spec in raw_spec.items() if name != label}
     examples = tf.TensorSpec([None], tf.string, name="examples")
 
-    @tf.function(input_signature=[examples])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[examples], autograph=False)  # type: ignore[untyped-decorator]
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = dict(module.transform(tf.io.parse_example(examples, unlabelled_spec)))
         for name in (label, EXAMPLE_ID, weight):
             features.pop(name, None)
         return {"predictions": model(features, training=False)}
 
-    @tf.function(input_signature=[examples])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[examples], autograph=False)  # type: ignore[untyped-decorator]
     def transform_features(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(module.transform(tf.io.parse_example(examples, raw_spec)))
 

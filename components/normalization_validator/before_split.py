@@ -11,10 +11,10 @@ from spikeguard.components.normalization_validator import signatures
 from spikeguard.components.normalization_validator.effects import EPSILON
 from spikeguard.components.normalization_validator.matching import Match
 from spikeguard.components.normalization_validator.measured import Measured, at
+from spikeguard.components.normalization_validator.measuring import Key
 from spikeguard.components.normalization_validator.populations import forbidden_populations, named
 from spikeguard.components.normalization_validator.result import Check, worst
 from spikeguard.components.normalization_validator.summaries import Columns
-from spikeguard.components.normalization_validator.transforms import Key
 
 _ADVICE = "Split first; then let tf.Transform compute the constants from the train split."
 # A scaler leaves its range in every column: fewer columns, or a smaller share of them, may be ratios.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import apache_beam as beam
 import tensorflow as tf
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
@@ -22,15 +20,8 @@ from spikeguard.components.blessing import bless
 from spikeguard.components.errors import InvalidDataError, SpikeguardError
 from spikeguard.components.normalization_validator.measured import NormalizationConfig
 from spikeguard.components.normalization_validator.result import Report, write_result
-from spikeguard.components.normalization_validator.transforms import (
-    Key,
-    MeasureFiles,
-    Plan,
-    read_measured,
-    write_measured,
-)
-from spikeguard.components.normalization_validator.validating import File, Inputs, validate
-from spikeguard.components.training_curve import Floats
+from spikeguard.components.normalization_validator.transforms import measure
+from spikeguard.components.normalization_validator.validating import Inputs, validate
 from spikeguard.components.training_statistics.reading import FILE_NAME, read_proto
 
 logger = logging.getLogger(__name__)
@@ -51,7 +42,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
         splits: list[str] = [config.train_split]
         try:
             splits = _splits(input_dict["examples"][0]) or splits
-            report = validate(_inputs(input_dict, splits), config, lambda plan, files: self._run(plan, files, scratch))
+            report = validate(
+                _inputs(input_dict, splits),
+                config,
+                lambda plan, files: measure(plan, files, self._make_beam_pipeline, scratch),
+            )
         except SpikeguardError as error:
             report = Report(config.train_split, {}, failures=(str(error),))
         except Exception as error:  # The gate fails closed: an exception here would abort the run and lose the verdict.
@@ -65,19 +60,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
         write_result(report, anomalies.uri)
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         bless(blessing, report.is_blessed, report.blocked_by, verdict=report.verdict)
-
-    def _run(self, plan: Plan, files: Sequence[File], scratch: str) -> Mapping[Key, Floats]:
-        pathlib.Path(scratch).mkdir(parents=True, exist_ok=True)
-        path = os.path.join(scratch, "measured.npz")
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Files" >> beam.Create(list(files))
-                | "MeasureFiles" >> MeasureFiles(plan)
-                | "Collect" >> beam.combiners.ToList()
-                | "Write" >> beam.Map(write_measured, path)
-            )
-        return read_measured(path)
 
 
 def _inputs(input_dict: dict[str, list[Artifact]], splits: Sequence[str]) -> Inputs:

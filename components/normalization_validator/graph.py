@@ -70,8 +70,9 @@ class ProbedGraph:
         self._transformed_spec = {name: transformed[name] for name in self.outputs}
         # Traced once for rows of any number, and inlined into the pass over all rows: the layer by itself costs a tenth of a
         # second a call, as it tries the signature that it does not have first.
-        self._outputs = tf.function(self._transformed, input_signature=[self._raw_signature()])
-        self.measure = tf.function(self._measure, input_signature=[tf.TensorSpec([None], tf.string)])
+        # Without AutoGraph, which would rewrite the source of Keras' layers for seconds, and finds nothing to do there.
+        self._outputs = tf.function(self._transformed, input_signature=[self._raw_signature()], autograph=False)
+        self.measure = tf.function(self._measure, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 
     def parse(self, serialized: Sequence[bytes]) -> Raw:
         """The raw features of serialized tf.Examples, as the graph takes them."""
@@ -98,6 +99,7 @@ class ProbedGraph:
         parse = tf.function(
             lambda serialized: tf.io.parse_example(serialized, self.spec),
             input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
         )
         columns = dict(parse.get_concrete_function().structured_outputs)
         return {name: tf.type_spec_from_value(column) for name, column in columns.items()}

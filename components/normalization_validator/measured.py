@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.normalization_validator.graph import ProbedGraph, Raw, Sources
+from spikeguard.components.normalization_validator.measuring import Key
 from spikeguard.components.normalization_validator.populations import forbidden_populations, named, pooled
 from spikeguard.components.normalization_validator.summaries import Columns
-from spikeguard.components.normalization_validator.transforms import Key
 from spikeguard.components.training_curve import Floats
 
 

@@ -13,12 +13,12 @@ from spikeguard.components.normalization_validator.batch_dependence import check
 from spikeguard.components.normalization_validator.before_split import check_before_split
 from spikeguard.components.normalization_validator.graph import ProbedGraph, loaded, matrix, sources_of
 from spikeguard.components.normalization_validator.measured import Measured, NormalizationConfig
+from spikeguard.components.normalization_validator.measuring import File, Key, Plan, compression
 from spikeguard.components.normalization_validator.result import Check, FeatureReport, Report, worst
 from spikeguard.components.normalization_validator.same_constants import check_same_constants
 from spikeguard.components.normalization_validator.scaling import check_distribution, check_scaled
 from spikeguard.components.normalization_validator.summaries import Columns
 from spikeguard.components.normalization_validator.train_only import check_train_only
-from spikeguard.components.normalization_validator.transforms import Key, Plan, compression
 from spikeguard.components.training_curve import Floats
 
 # Outputs that name or weigh rows are no features.
@@ -26,7 +26,6 @@ _IDS = (EXAMPLE_ID, SAMPLE_WEIGHT)
 # Files that a sample is taken from, row by row in turn.
 _SAMPLED_FILES = 16
 
-File = tuple[bool, str, str]
 Run = Callable[[Plan, Sequence[File]], Mapping[Key, Floats]]
 
 
@@ -52,7 +51,7 @@ def validate(inputs: Inputs, config: NormalizationConfig, run: Run) -> Report:
     Args:
       inputs: what is validated.
       config: the train split, and the limits of warnings.
-      run: measures files by a plan, as `MeasureFiles` does.
+      run: measures files by a plan, as `transforms.measure` does.
 
     Raises:
       InvalidDataError: the graph or the examples cannot be used.

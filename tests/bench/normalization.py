@@ -40,14 +40,8 @@ from tfx_bsl.public import tfxio
 
 from spikeguard.components.normalization_validator.measured import NormalizationConfig
 from spikeguard.components.normalization_validator.result import Report
-from spikeguard.components.normalization_validator.transforms import (
-    Key,
-    MeasureFiles,
-    Plan,
-    read_measured,
-    write_measured,
-)
-from spikeguard.components.normalization_validator.validating import File, Inputs, validate
+from spikeguard.components.normalization_validator.transforms import measure as measure_files
+from spikeguard.components.normalization_validator.validating import Inputs, validate
 from spikeguard.pipelines.config import LOCAL_BEAM_ARGS
 from tests.bench import RESULTS
 from tests.bench.normalization_data import DATA_SETS, Table, schema, table, write
@@ -115,21 +109,12 @@ def run_transform(
 
 
 def run_validation(inputs: Inputs, folder: pathlib.Path, **config: Any) -> Report:
-    """Validates as the executor does, with Beam."""
-
-    def run(plan: Plan, files: Sequence[File]) -> Mapping[Key, Any]:
-        path = str(folder / "measured.npz")
-        with beam.Pipeline(options=_BEAM) as pipeline:
-            _ = (
-                pipeline
-                | beam.Create(list(files))
-                | MeasureFiles(plan)
-                | beam.combiners.ToList()
-                | beam.Map(write_measured, path)
-            )
-        return read_measured(path)
-
-    return validate(inputs, NormalizationConfig(**config), run)
+    """Validates as the executor does."""
+    return validate(
+        inputs,
+        NormalizationConfig(**config),
+        lambda plan, files: measure_files(plan, files, lambda: beam.Pipeline(options=_BEAM), str(folder)),
+    )
 
 
 def measure(way: Way, name: str, rows: int, seed: int = 0) -> Outcome:

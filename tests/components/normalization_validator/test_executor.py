@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,8 +20,11 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Channel, standard_artifacts
 
 from spikeguard.components.errors import InvalidArgumentError
+from spikeguard.components.normalization_validator import transforms
 from spikeguard.components.normalization_validator.component import NormalizationValidator
 from spikeguard.components.normalization_validator.executor import Executor
+from spikeguard.components.normalization_validator.measuring import Plan
+from spikeguard.components.normalization_validator.transforms import measure
 from spikeguard.components.preprocessing import scaling
 from tests.bench.normalization import run_transform
 from tests.bench.normalization_data import Table, schema, write
@@ -173,6 +178,33 @@ def validated(transformed: Transformed, tmp_path_factory: pytest.TempPathFactory
         "transformed_examples": transformed.transformed,
     }
     return _validate(folder, inputs, label="fraction")
+
+
+def test_a_pipeline_measures_what_the_process_alone_does(
+    transformed: Transformed, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (raw,), (materialized,) = (
+        list((pathlib.Path(examples.uri) / "Split-train").iterdir())
+        for examples in (transformed.examples, transformed.transformed)
+    )
+    # Twice, so that the parts of two files are combined.
+    files = [(False, "train", str(raw)), (False, "train", str(raw)), (True, "train", str(materialized))]
+    sources = {"a": "a", "gaps": "gaps"}
+    kept = (("present", "train", "gaps"), ("raw", "train", "vector"))
+    pipeline = functools.partial(beam.Pipeline, argv=BEAM_ARGS)
+    for plan in (Plan(transformed.graph.uri, sources), Plan(transformed.graph.uri, sources, kept=kept)):
+        alone = measure(plan, files, _no_pipeline, str(tmp_path))
+        with monkeypatch.context() as patch:
+            patch.setattr(transforms, "_SMALL", 0)
+            spread = measure(plan, files, pipeline, str(tmp_path))
+        assert set(alone) == set(spread) >= set(kept)
+        assert alone["present", "train", "gaps"].shape == ((1200, 1) if plan.kept else (10, 1))
+        for key in alone:
+            np.testing.assert_allclose(alone[key], spread[key], rtol=1e-12, err_msg=str(key))
+
+
+def _no_pipeline() -> beam.Pipeline:
+    raise AssertionError("A few rows need no pipeline.")
 
 
 @pytest.mark.parametrize(
