@@ -43,7 +43,11 @@ class BatchFeed:
         options.experimental_optimization.inject_prefetch = False
         options.experimental_optimization.apply_default_optimizations = False
         options.autotune.enabled = False
-        batches = tf.data.Dataset.range(np.iinfo(np.int64).max).map(self._batch).with_options(options)
+        batches = (
+            tf.data.Dataset.range(np.iinfo(np.int64).max)
+            .map(tf.autograph.experimental.do_not_convert(self._batch))
+            .with_options(options)
+        )
         self.iterator = iter(batches)
 
     def fits(self, rows: int) -> bool:

@@ -56,16 +56,16 @@ def _causes(
     earlier = curve.validation_step[curve.validation_step < spike.start_step]
     since = int(earlier.max()) if len(earlier) else 0
     places = np.flatnonzero((curve.step > since) & (curve.step <= spike.peak_step))
-    found = [*_on_the_way(since, spike, explained)]
     tests = (_of_rate(curve, places), _of_constants(tables), _of_gap(curve, spike, places))
-    found += [
-        RankedCause(
+    best = {
+        one.cause: RankedCause(
             one.cause, "likely" if one.score >= LIKELY else "unknown", one.score, one.text, one.remedy, one.figures
         )
         for one in tests
         if one is not None
-    ]
-    best = {one.cause: one for one in sorted(found, key=lambda one: one.score)}
+    }
+    # What raised the training loss on the way says more than what could have raised this one.
+    best |= {one.cause: one for one in _on_the_way(since, spike, explained) if one.status == "likely"}
     ranked = sorted(best.values(), key=lambda one: -round(one.score, 2))
     if not ranked or ranked[0].status == "unknown":
         text = "no cause stands out: the training loss was calm since the validation before"

@@ -262,3 +262,37 @@ def test_rise_before_the_loss_settles_is_explained() -> None:
     assert course is not None
     assert (course[0].peak_step <= 6, course[0].recovered) == (True, True)
     assert (course[1][0].cause, course[1][0].status) == ("normalization", "likely")
+
+
+def test_high_rows_after_a_leap_of_the_weights_are_no_outliers() -> None:
+    columns = _columns()
+    columns["learning_rate"][AT - 1 :] *= 30.0
+    columns["worst_loss"][AT, :2] = 400.0, 300.0
+    columns["loss"][AT] += 700.0 / ROWS
+    first, *others = _causes(columns)
+    # With the weights hardly moved before it, it is the batch that is high.
+    assert first.cause == "outliers"
+    columns["update_ratio"][AT - 1] = 0.2
+    first, *others = _causes(columns)
+    assert (first.cause, first.status) == ("learning_rate", "likely")
+    assert all(one.score < 0.5 for one in others)
+
+
+def test_rate_that_grows_over_many_steps_is_the_learning_rate() -> None:
+    columns = _columns()
+    columns["learning_rate"][200:] *= 1.05 ** np.arange(POINTS - 200)
+    columns["update_ratio"][AT - 1] = 0.2
+    _raise_all(columns, slice(AT, AT + 6), 8.0)
+    first = _causes(columns)[0]
+    assert (first.cause, first.status) == ("learning_rate", "likely")
+    assert first.text.startswith("the learning rate has grown to ")
+
+
+def test_rise_of_the_rate_stays_verified_beside_rows_when_the_batch_is_not_high_by_itself() -> None:
+    columns = _columns()
+    columns["learning_rate"][AT - 2 :] *= 30.0
+    columns["worst_loss"][AT, :2] = 400.0, 300.0
+    columns["loss"][AT] += 700.0 / ROWS
+    curve = TrainingCurve.from_columns(**columns)
+    (causes,) = causes_of(curve, detect_spikes(curve), [_replay(batch_effect=0.0, weight_effect=1.0)])
+    assert {one.cause for one in causes if one.status == "verified"} == {"outliers", "learning_rate"}
