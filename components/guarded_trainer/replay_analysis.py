@@ -27,8 +27,8 @@ from spikeguard.components.training_curve import Floats
 
 # A replay without any change has the same spike where it has this share of its rise at least, and this multiple at most.
 _LEAST_SAME, _MOST_SAME = 0.5, 3.0
-# Rise, in multiples of the losses before it, beyond which a higher one is no other.
-_UNBOUNDED = 10.0
+# Rise, in multiples of the expected loss or of the highest one before it, beyond which a higher one is no other.
+_UNBOUNDED, _BEYOND_BEFORE = 100.0, 10.0
 # Share of the whole rise below which a first high loss is no beginning of it.
 _PART = 0.1
 # Multiple of what is usual from which a batch is unusual.
@@ -150,8 +150,9 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
     # Of a loss without bounds all but nothing is left by any change: what counts is how far it is from what was expected.
     # Before a rise at the start the median may be near zero, where a few losses are not.
     before = np.nan_to_num(kept.losses[:first_place], posinf=0.0)
-    most = _UNBOUNDED * max(
-        abs(expected), expected - float(np.min(_ranked(losses))), float(np.max(before, initial=0.0))
+    most = max(
+        _UNBOUNDED * max(abs(expected), expected - float(np.min(_ranked(losses)))),
+        _BEYOND_BEFORE * float(np.max(before, initial=0.0)),
     )
     gradients: dict[str, float] = {}
     wanted = look.data_changes()
@@ -273,7 +274,8 @@ class _Look:
         suspects = []
         for batch, losses, distances in zip(self._kept.batches, self._losses, self._distances, strict=True):
             with np.errstate(invalid="ignore"):
-                high = self._reference.high_losses(batch, losses)
+                # Of a model that knows its rows by heart any other row is high: those count that raise their batch.
+                high = self._reference.high_losses(batch, losses) & ~(losses < 0.5 * _mean(losses))
             odd = (distances > 1.0) | high | (~np.isfinite(losses) & np.isfinite(_mean(self._reference.losses)))
             if self._reference.surplus_class(batch)[0] >= _UNUSUAL:
                 # Many rows of a class that was hardly there before: the class is what is unusual, not its rows.

@@ -215,7 +215,7 @@ class ReplayKeeper:
             earlier = np.array(self._history)
             self._history.extend(losses[np.isfinite(losses)].tolist())
             is_wrong = _rises(earlier, losses)
-            for start, end in _events(is_wrong)[:1]:
+            for start, end in _events(is_wrong):
                 self._keep_start(steps, losses, start, end, np.concatenate([earlier, losses[:start]]))
             return True
         past = np.array(self._history)
@@ -242,7 +242,7 @@ class ReplayKeeper:
         spread = max(robust_sd(before), 0.1 * abs(expected), 1e-12)
         # There are no calm steps yet: ordinary rows are those of the steps that the rise did not come from.
         rows = [step for step in steps.tolist() if not steps[start] - _SUSPECT <= step <= steps[start]]
-        for step in rows:
+        for step in () if self._reference else rows:
             row, size = self._steps[step][:2]
             self._take(row, row + size, max(1, _REFERENCE_ROWS // len(steps)), step)
         self._keep(steps[start : end + 1], losses[start : end + 1], expected, spread)
