@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--per-cell", type=int, default=1)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--forms", choices=("bench", "more"), default="bench")
+    parser.add_argument("--forms", choices=("bench", "more", "all"), default="bench")
     parser.add_argument("--guarded", action="store_true", help="A SpikeGuard around the optimizer.")
     parser.add_argument("--most-seconds", type=float, default=float("inf"), help="Stop after the run that passes this.")
     parser.add_argument("--resume", action="store_true", help="Do not run again what causes.jsonl has.")
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         runs = [_ranked_again(path) for path in sorted(options.rank_again.glob(f"*/{_RUN_FILE}"))]
         planned = len(runs)
     else:
-        family = list(FORMS if options.forms == "bench" else MORE_FORMS)
+        family = list({"bench": FORMS, "more": MORE_FORMS, "all": ALL_FORMS}[options.forms])
         wanted = list(runs_of(None if options.full else options.per_cell, options.seed, family, options.guarded))
         planned, runs = len(wanted), _all_of(wanted, options)
     text = report(runs, time.monotonic() - started)
