@@ -67,11 +67,12 @@ class Replayed:
 
     def __init__(self, model: Steps, kept: Kept, deadline: float) -> None:
         self._model, self._kept, self._deadline = model, kept, deadline
+        self._last_seconds = 0.0
 
     @property
     def is_over(self) -> bool:
-        """Whether the time for replays is over."""
-        return time.monotonic() > self._deadline
+        """Whether the time for replays would be over before another one ends."""
+        return time.monotonic() + self._last_seconds > self._deadline
 
     def losses_at_state(self, batch: Batch) -> Floats | None:
         """Losses of rows with the kept weights. Shape (rows,); None where unknown."""
@@ -101,7 +102,10 @@ class Replayed:
             batches, scale = list(change.batches or batches), change.scale
             if change.input_scale is not None and not self._model.scale_inputs(change.input_scale):
                 return None
-        return np.array([self._model.run(batch, scale) for batch in batches])
+        started = time.monotonic()
+        losses = np.array([self._model.run(batch, scale) for batch in batches])
+        self._last_seconds = time.monotonic() - started
+        return losses
 
     def follow(self, probe: Batch) -> tuple[Floats, Floats]:
         """Losses of the replayed steps, and the probe's mean loss before each and after the last. Shape (steps,), (steps + 1,)."""

@@ -46,6 +46,11 @@ _NEAR, _RAISED, _HUGE = 64, 4.0, 1e30
 _START = 10.0
 # What is left of the score of a cause whose remedy was replayed in vain.
 _REFUTED = 0.35
+# Steps after a spike in which another may be its aftermath, and what its verified cause then gains, at most up to which score.
+_COMPANY, _RAISED_BY, _MOST_RAISED = 64, 0.25, 0.95
+# Multiple of the loss that was expected before a spike from which on the level after it tells that the weights are ruined,
+# and what is left of the score of its cause.
+_RUINED, _ON_THE_WAY = 10.0, 0.9
 # Faults of the data; the others are settings of the training.
 _STRUCTURAL: tuple[Cause, ...] = ("numerics", "outliers", "normalization", "imbalance")
 # Spikes of one run whose causes are sought, the highest.
@@ -97,12 +102,56 @@ def causes_of(
     """
     highest = sorted(findings.spikes, key=lambda spike: -spike.height)[:_MOST_SPIKES]
     wanted = {id(spike) for spike in highest}
-    return tuple(
+    ranked = [
         rank(Surroundings(curve, findings, spike, _figured(replay_of(spike, replays)), tables))
         if id(spike) in wanted
         else ()
         for spike in findings.spikes
-    )
+    ]
+    return tuple(_in_company(findings.spikes, ranked, place) for place in range(len(ranked)))
+
+
+def _in_company(
+    spikes: Sequence[Spike], ranked: Sequence[tuple[RankedCause, ...]], place: int
+) -> tuple[RankedCause, ...]:
+    """The causes of a spike that is not the first of its run.
+
+    One out of a level that an earlier spike has left far above its own is that one's aftermath, whatever set it off: its cause
+    leads. Shortly after one, what is verified for it gains weight.
+    """
+    own, spike = ranked[place], spikes[place]
+    for other in range(place):
+        first = next(iter(ranked[other]), None)
+        if first and first.status != "unknown" and spike.expected_loss > _RUINED * spikes[other].expected_loss > 0:
+            text = f"the loss has not come back from the spike of step {spikes[other].peak_step:,}: {first.text}"
+            root = dataclasses.replace(
+                first, status="likely", score=max(LIKELY, _ON_THE_WAY * first.score), text=text, replay=None
+            )
+            return (root, *(one for one in own if one.cause not in (root.cause, "unknown")))
+    if any(one.status == "verified" for one in own):
+        return own
+    verified = {
+        one.cause: spikes[other].peak_step
+        for other in range(place)
+        if spike.start_step - spikes[other].end_step <= _COMPANY
+        for one in ranked[other]
+        if one.status == "verified"
+    }
+    raised = [
+        dataclasses.replace(
+            one,
+            score=min(_MOST_RAISED, one.score + _RAISED_BY),
+            text=f"{one.text}; it is verified for the spike of step {verified[one.cause]:,}",
+        )
+        if one.cause in verified and one.score >= _LEAST_TO_VERIFY
+        else one
+        for one in own
+        if one.cause != "unknown"
+    ]
+    if not any(one.cause in verified for one in raised):
+        return own
+    found = [_with_status(one) for one in sorted(raised, key=lambda one: -round(one.score, 2))]
+    return tuple(found) if found[0].status != "unknown" else own
 
 
 def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:

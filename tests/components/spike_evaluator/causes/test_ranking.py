@@ -296,3 +296,37 @@ def test_rise_of_the_rate_stays_verified_beside_rows_when_the_batch_is_not_high_
     curve = TrainingCurve.from_columns(**columns)
     (causes,) = causes_of(curve, detect_spikes(curve), [_replay(batch_effect=0.0, weight_effect=1.0)])
     assert {one.cause for one in causes if one.status == "verified"} == {"outliers", "learning_rate"}
+
+
+def test_cause_that_is_verified_for_the_spike_before_gains_weight() -> None:
+    columns = _columns()
+    for first in (AT - 30, AT):
+        _raise_all(columns, slice(first, first + 6), 8.0)
+        columns["update_ratio"][first - 1 : first + 5] = 0.05
+    curve = TrainingCurve.from_columns(**columns)
+    findings = detect_spikes(curve)
+    alone = causes_of(curve, findings)[1]
+    cut = {"change": "rate_cut", "cause": "learning_rate", "text": "Cutting the learning rate to 10%", "peak": 1.3}
+    figures = {"batch_size": ROWS, "suspicious_rows": 0, "suspicious_share_of_loss": 0.0, "largest_distance": 0.4}
+    changed = {"step": AT - 29, "first_step": AT - 29, "changes": [{**cut, "left": 0.04}], "figures": figures}
+    before, after = causes_of(curve, findings, [_replay(**changed, batch_effect=0.0, weight_effect=1.0)])
+    assert (before[0].cause, before[0].status) == ("learning_rate", "verified")
+    assert (after[0].cause, after[0].status) == ("learning_rate", "likely")
+    (was,) = [one for one in alone if one.cause == "learning_rate"]
+    assert after[0].score == pytest.approx(min(0.95, was.score + 0.25))
+    assert after[0].text.endswith(f"; it is verified for the spike of step {findings.spikes[0].peak_step}")
+
+
+def test_spike_out_of_a_ruined_level_has_the_cause_of_what_ruined_it() -> None:
+    columns = _columns()
+    columns["learning_rate"][AT - 102 : AT - 98] *= 30.0
+    _raise_all(columns, slice(AT - 100, None), 1e4)
+    columns["loss"][AT - 100 : AT - 95] *= 100.0
+    columns["worst_loss"][AT, :2] = 1e9, 1e9
+    columns["loss"][AT] += 2e9 / ROWS
+    curve = TrainingCurve.from_columns(**columns)
+    findings = detect_spikes(curve)
+    first, *_, last = causes_of(curve, findings)
+    assert (first[0].cause, findings.spikes[-1].peak_step) == ("learning_rate", AT + 1)
+    assert (last[0].cause, last[0].status, last[1].cause) == ("learning_rate", "likely", "outliers")
+    assert last[0].text.startswith("the loss has not come back from the spike of step ")
