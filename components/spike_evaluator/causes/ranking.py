@@ -108,11 +108,11 @@ def causes_of(
         else ()
         for spike in findings.spikes
     ]
-    return tuple(_in_company(findings.spikes, ranked, place) for place in range(len(ranked)))
+    return tuple(_in_company(curve, findings.spikes, ranked, place) for place in range(len(ranked)))
 
 
 def _in_company(
-    spikes: Sequence[Spike], ranked: Sequence[tuple[RankedCause, ...]], place: int
+    curve: TrainingCurve, spikes: Sequence[Spike], ranked: Sequence[tuple[RankedCause, ...]], place: int
 ) -> tuple[RankedCause, ...]:
     """The causes of a spike that is not the first of its run.
 
@@ -122,7 +122,7 @@ def _in_company(
     own, spike = ranked[place], spikes[place]
     for other in range(place):
         first = next(iter(ranked[other]), None)
-        if first and first.status != "unknown" and spike.expected_loss > _RUINED * spikes[other].expected_loss > 0:
+        if first and first.status != "unknown" and _is_ruined(curve, spikes[other], spike):
             text = f"the loss has not come back from the spike of step {spikes[other].peak_step:,}: {first.text}"
             root = dataclasses.replace(
                 first, status="likely", score=max(LIKELY, _ON_THE_WAY * first.score), text=text, replay=None
@@ -152,6 +152,12 @@ def _in_company(
         return own
     found = [_with_status(one) for one in sorted(raised, key=lambda one: -round(one.score, 2))]
     return tuple(found) if found[0].status != "unknown" else own
+
+
+def _is_ruined(curve: TrainingCurve, earlier: Spike, spike: Spike) -> bool:
+    """Whether the loss was never near its old level between two spikes."""
+    between = curve.loss[(curve.step > earlier.peak_step) & (curve.step < spike.start_step)]
+    return bool(len(between) and earlier.expected_loss > 0 and np.nanmin(between) > _RUINED * earlier.expected_loss)
 
 
 def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
