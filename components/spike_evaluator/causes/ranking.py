@@ -157,7 +157,8 @@ def _in_company(
 def _is_ruined(curve: TrainingCurve, earlier: Spike, spike: Spike) -> bool:
     """Whether the loss was never near its old level between two spikes."""
     between = curve.loss[(curve.step > earlier.peak_step) & (curve.step < spike.start_step)]
-    return bool(len(between) and earlier.expected_loss > 0 and np.nanmin(between) > _RUINED * earlier.expected_loss)
+    between = between[np.isfinite(between)]
+    return bool(len(between) and earlier.expected_loss > 0 and between.min() > _RUINED * earlier.expected_loss)
 
 
 def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
