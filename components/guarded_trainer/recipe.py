@@ -88,7 +88,7 @@ class Recipe:
     """Examples with the largest loss that are recorded per step; >= 0."""
     replays_spikes: bool = True
     """Whether states and batches of high losses are kept and replayed after the training, to verify what caused them; it
-    takes at most a tenth of the training's time or a second, and what it was at when that was over."""
+    takes at most a tenth of the training's time or half a second, and what it was at when that was over."""
     seed: int = 0
     """Seed of the weights and of the order of the rows; >= 0."""
 

@@ -61,7 +61,7 @@ class ReplayBudget:
 
     time_share: float = 0.1
     """Share of the training's time that replays may take after it; in [0, 1]."""
-    least_seconds: float = 1.0
+    least_seconds: float = 0.5
     """Seconds that they may take however short the training was; >= 0."""
     most_spikes: int = 5
     """Spikes that are kept, the highest; >= 1."""

@@ -54,7 +54,10 @@ def evidence(around: Surroundings) -> Evidence | None:
     update = float(max(ratios, default=float("nan")))
     usual = around.usual(curve.update_ratio)
     figures |= {"update_ratio": update, "usual_update_ratio": usual}
-    is_brief = around.is_brief and not (around.replay and around.replay["weight_effect"] >= 0.5)
+    # One high batch speaks for its rows, unless the replay tells that it is not high with the weights from before.
+    is_brief = around.is_brief and not (
+        around.replay and (around.replay["weight_effect"] >= 0.5 or around.replay["batch_effect"] < 0.3)
+    )
     score = ordinary * (0.25 if is_brief else 0.55)
     text = (
         "no batch is special, and the loss stayed up for several steps"
