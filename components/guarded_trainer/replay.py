@@ -174,8 +174,9 @@ def _replay_all(
     rows = keeper.rows
     layout = Layout(rows.inputs, rows.input_names, classes, rows.fixed_size)
     with ReplayModel(model, rows, recording) as replayed:
+        least = 0.0  # What to look at a spike and to replay it once takes at least.
         for number, peak in enumerate(waiting):
-            if time.monotonic() > deadline:
+            if time.monotonic() + least > deadline:
                 keeper.notes.append(f"{len(waiting) - number} kept spikes were not replayed: the time for it was over.")
                 for left in waiting[number:]:
                     keeper.leave_out(left, left, "the time for replays was over")
@@ -185,6 +186,7 @@ def _replay_all(
             found = analyse(kept, Replayed(replayed, kept, deadline), layout)
             content = {"format": FORMAT, "step": peak, "first_step": kept.first, "state_step": kept.state_step, **found}
             content["seconds"] = time.monotonic() - started
+            least = 2.0 * content["seconds"] / (1 + len(found["changes"]))
             text = json.dumps(_finite(content), allow_nan=False, indent=1)
             (keeper.result_folder(peak) / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
 
