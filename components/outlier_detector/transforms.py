@@ -16,12 +16,12 @@ import tensorflow as tf
 from spikeguard.components.anomalies import write_findings
 from spikeguard.components.columns import EXAMPLE_ID
 from spikeguard.components.errors import InvalidDataError
+from spikeguard.components.example_rows import Rows, SplitFile, read_rows
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.findings import findings_of
 from spikeguard.components.outlier_detector.job import DetectionJob
 from spikeguard.components.outlier_detector.matrix import MatrixColumns
 from spikeguard.components.outlier_detector.model import FittedDetector, fit_detector
-from spikeguard.components.outlier_detector.reading import Rows, SplitFile, read_rows
 from spikeguard.components.outlier_detector.sampling import RowSample
 from spikeguard.components.outlier_detector.scoring import SplitTally, judge, merged_tallies, show_rows
 from spikeguard.components.outlier_detector.summary import summary_of, write_summary

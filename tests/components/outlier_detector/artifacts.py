@@ -16,9 +16,9 @@ from tfx.types import standard_artifacts
 
 from spikeguard.components.anomalies import read_anomalies
 from spikeguard.components.artifacts import OutlierModel
+from spikeguard.components.example_rows import SplitFile, read_rows
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.executor import Executor
-from spikeguard.components.outlier_detector.reading import SplitFile, read_rows
 from spikeguard.components.outlier_detector.summary import read_outliers
 from spikeguard.components.training_statistics.generators import RobustStatisticsGenerator, StatisticsConfig
 from spikeguard.components.training_statistics.reading import FILE_NAME
