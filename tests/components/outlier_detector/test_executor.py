@@ -401,7 +401,9 @@ def test_feature_is_named_when_the_schema_has_another_type(tmp_path: pathlib.Pat
     schema = schema_pb2.Schema()
     schema.feature.add(name="x", type=schema_pb2.INT)
     examples = examples_of(tmp_path / "examples", train=[{"x": 1.0}] * 20)
-    with pytest.raises(InvalidDataError, match=r"split 'train', feature 'x': is not of the schema's type \(Data types"):
+    with pytest.raises(
+        InvalidDataError, match=r"split 'train', feature 'x': is not of the schema's type \(int64 there, float"
+    ):
         detect(tmp_path, examples, schema)
 
 
