@@ -18,9 +18,9 @@ from spikeguard.components.example_rows import Rows, SplitFile, read_rows
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.findings import findings_of
 from spikeguard.components.outlier_detector.job import DetectionJob
-from spikeguard.components.outlier_detector.matrix import MatrixColumns
+from spikeguard.components.outlier_detector.matrix import Matrix, MatrixColumns
 from spikeguard.components.outlier_detector.model import FittedDetector, fit_detector
-from spikeguard.components.outlier_detector.sampling import RowSample
+from spikeguard.components.outlier_detector.sampling import RowSample, hash_rows
 from spikeguard.components.outlier_detector.scoring import SplitTally, judge, merged_tallies, show_rows
 from spikeguard.components.outlier_detector.summary import summary_of, write_summary
 from spikeguard.components.outlier_detector.treating import treat
@@ -91,8 +91,13 @@ def _draw(file: SplitFile | None, job: DetectionJob) -> RowSample:
     columns = MatrixColumns.of(job.fences, config.label)
     sample = RowSample.empty(config.trees * config.max_samples, columns.width, config.seed)
     for rows in read_rows(file) if file else ():
-        sample = sample.add(columns.matrix(rows.batch))
+        hashes = hash_rows(rows.serialized, config.seed)
+        sample = sample.add(hashes, functools.partial(_matrix, rows, columns))
     return sample
+
+
+def _matrix(rows: Rows, columns: MatrixColumns, places: npt.NDArray[np.intp]) -> Matrix:
+    return columns.matrix(rows.decoded(places))
 
 
 def _fit(sample: RowSample, job: DetectionJob) -> FittedDetector:
