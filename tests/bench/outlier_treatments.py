@@ -109,7 +109,7 @@ def treatment_of(table: Any, arm: str) -> Treatment:
     from spikeguard.components.outlier_detector.fences import fences_of
     from spikeguard.components.outlier_detector.matrix import MatrixColumns
     from spikeguard.components.outlier_detector.model import fit_detector
-    from spikeguard.components.outlier_detector.sampling import RowSample
+    from spikeguard.components.outlier_detector.sampling import RowSample, hash_rows
     from spikeguard.components.outlier_detector.scoring import judge
     from spikeguard.components.outlier_detector.treating import treat
     from spikeguard.components.training_statistics.generators import RobustStatisticsGenerator, StatisticsConfig
@@ -127,8 +127,10 @@ def treatment_of(table: Any, arm: str) -> Treatment:
     described = SplitStatistics(config.split, len(table), dict(sorted(features.items())))
     fences = fences_of(described, config.label, config.task, config.rare_share)
     columns = MatrixColumns.of(fences, config.label)
+    matrix = columns.matrix(batch)
+    hashes = hash_rows(np.array([row.tobytes() for row in matrix], object), config.seed)
     sample = RowSample.empty(config.trees * config.max_samples, columns.width, config.seed)
-    detector = fit_detector(described, config, fences, sample.add(columns.matrix(batch)).rows())
+    detector = fit_detector(described, config, fences, sample.add(hashes, matrix.__getitem__).rows())
     verdict, _ = judge(detector, batch, {})
     treated = treat(verdict, None, config, is_training_split=True)
     limits = {

@@ -60,8 +60,13 @@ def examples_of(folder: pathlib.Path, files: int = 1, **splits: list[Row]) -> st
         for number in range(files):
             path = folder / f"Split-{split}" / f"data_tfrecord-{number:05d}-of-{files:05d}.gz"
             write_file(path, [serialized(row) for row in rows[number::files]])
+    return examples_in(folder, list(splits))
+
+
+def examples_in(folder: pathlib.Path, splits: list[str]) -> standard_artifacts.Examples:
+    """An Examples artifact of the files in a folder."""
     examples = standard_artifacts.Examples()
-    examples.uri, examples.split_names, examples.span, examples.version = str(folder), json.dumps(list(splits)), 7, 3
+    examples.uri, examples.split_names, examples.span, examples.version = str(folder), json.dumps(splits), 7, 3
     examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
     return examples
 
