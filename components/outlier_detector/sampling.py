@@ -19,7 +19,8 @@ _FREQUENT = 0.0005
 # And there are so many of it: different rows that share a cell are fewer.
 _LEAST_COPIES = 16
 # Rows that are followed as possibly frequent: a row of more than 1 in so many is among them (Misra and Gries 1982).
-_FOLLOWED = 8192
+# Fewer than a batch has: where all its rows differ, none is followed, and none is decoded for that.
+_FOLLOWED = 4096
 # Cells that count rows by their hash.
 _CELLS = 1 << 18
 
