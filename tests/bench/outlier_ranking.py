@@ -50,6 +50,8 @@ class EncodedRows:
     batch: pa.RecordBatch
     matrix: np.ndarray
     """What the forest sees, shape (rows, width): missing numbers are the median."""
+    peer_matrix: np.ndarray
+    """What scikit-learn's sees: the same, but texts are numbered in their order, as one does for trees."""
 
 
 def encoded_rows(table: pd.DataFrame) -> EncodedRows:
@@ -68,7 +70,11 @@ def encoded_rows(table: pd.DataFrame) -> EncodedRows:
     proto = generator.extract_output(generator.add_input(generator.create_accumulator(), batch))
     features = {found.name: found for found in map(robust_statistics_of, proto.features) if found is not None}
     described = SplitStatistics("train", len(table), dict(sorted(features.items())))
-    return EncodedRows(serialized, batch, _matrix(batch, described))
+    matrix = _matrix(batch, described)
+    texts = [name for name in table if table[name].dtype.kind == "O"]
+    numbered = [pd.factorize(table[name], sort=True)[0].astype(np.float32) for name in texts]
+    numbers = matrix[:, : len(table.columns) - len(texts)]
+    return EncodedRows(serialized, batch, matrix, np.column_stack([numbers, *numbered]))
 
 
 def _matrix(batch: pa.RecordBatch, described: Any) -> np.ndarray:
@@ -125,9 +131,9 @@ def _ranking(rows: EncodedRows, is_anomaly: np.ndarray, seed: int) -> Ranking:
     ours = forest_of(rows, seed)
     peer = IsolationForest(
         n_estimators=_TREES, max_samples=min(_MAX_SAMPLES, len(rows.matrix)), random_state=seed + 10_000
-    ).fit(rows.matrix)
+    ).fit(rows.peer_matrix)
     scores, seconds = _timed(lambda: ours.score(rows.matrix))
-    peer_scores, peer_seconds = _timed(lambda: -peer.score_samples(rows.matrix))
+    peer_scores, peer_seconds = _timed(lambda: -peer.score_samples(rows.peer_matrix))
     return Ranking(
         auc=float(roc_auc_score(is_anomaly, scores)),
         peer_auc=float(roc_auc_score(is_anomaly, peer_scores)),

@@ -380,7 +380,7 @@ def test_labels_outside_the_schema_are_findings_and_text_has_no_forest(tmp_path:
     outcome = detect(tmp_path, examples, schema, label="y", task="classification")
     assert outcome.findings("train")["y"] == {"Label outside domain"}
     assert outcome.findings("eval")["y"] == {"Unseen categories"}
-    _check_has_no_forest(outcome, "No isolation forest: there is no numeric feature of a fixed length.")
+    _check_has_no_forest(outcome, "No isolation forest: no feature has numbers of a fixed length or rare categories.")
 
 
 def test_label_is_named_when_the_schema_lacks_it(tmp_path: pathlib.Path) -> None:
