@@ -297,7 +297,8 @@ def test_eval_rows_never_enter_what_is_fitted(outcomes: dict[str, Outcome]) -> N
 def test_drop_refuses_more_than_the_stated_share(tmp_path: pathlib.Path) -> None:
     rows = [*_rows(30), _rows(1)[0] | {"a": 1e6}]
     words = (
-        r"split 'train': would lose 1 of 31 rows \(3\.2%\) as outliers, more than max_dropped_share allows \(0\.5%\)"
+        r"split 'train': would lose 1 of 31 rows \(3\.2%\) as outliers, more than max_dropped_share allows \(0\.5%\); "
+        r"most values beyond their fences: y 3, a 1, b 1\."
     )
     with pytest.raises(InvalidDataError, match=words):
         detect(
