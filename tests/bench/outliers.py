@@ -292,7 +292,9 @@ def test_forest_of_the_bench_is_that_of_the_component() -> None:
 
 
 def test_smoke_of_the_treatments() -> None:
-    rows = measure_treatments(seeds=1, steps=20, rows=3000, losses=("squared_error",), arms=("none", "flag", "drop"))
+    rows = measure_treatments(
+        seeds=1, steps=20, rows=3000, losses=("squared_error",), arms=("none", "flag", "drop"), shares=(0.01,)
+    )
     found = {row["arm"]: row for row in rows}
     # A flag is no feature: it changes no figure of the training.
     assert found["flag"]["error"] == found["none"]["error"] != found["drop"]["error"]
