@@ -10,6 +10,7 @@ for node. Speed of scoring on one core, interleaved.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import tempfile
 import time
@@ -158,6 +159,7 @@ def measure_ranking(seeds: int, size: int, beam_seeds: int) -> list[dict[str, An
         runs = [_ranking(rows, is_anomaly, seed) for seed in range(seeds * 5 if len(table) < _SMALL else seeds)]
         is_same = [is_forest_of_the_component(rows, seed) for seed in range(beam_seeds)]
         found.append(_line(name, rows, runs) | {"same as the component": f"{sum(is_same)} of {len(is_same)}"})
+        print(json.dumps(found[-1]), flush=True)
     return [*found, _of_all(found)]
 
 

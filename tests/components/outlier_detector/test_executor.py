@@ -408,6 +408,14 @@ def test_feature_is_named_when_the_schema_has_another_type(tmp_path: pathlib.Pat
         detect(tmp_path, examples, schema)
 
 
+def test_feature_is_named_when_the_schema_contradicts_itself(tmp_path: pathlib.Path) -> None:
+    schema = schema_pb2.Schema()
+    schema.feature.add(name="x", type=schema_pb2.FLOAT).shape.dim.add(size=1)
+    examples = examples_of(tmp_path / "examples", train=[{"x": 1.0}] * 20)
+    with pytest.raises(InvalidDataError, match=r"schema: cannot be used \(Feature x had shape .* Correct it"):
+        detect(tmp_path, examples, schema)
+
+
 def test_column_is_named_when_the_data_have_it_already(tmp_path: pathlib.Path) -> None:
     examples = examples_of(tmp_path / "examples", train=[{"outlier_flag": 1, "x": 1.0}] * 20)
     with pytest.raises(InvalidDataError, match="feature 'outlier_flag': is a column that OutlierDetector adds"):
