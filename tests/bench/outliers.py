@@ -184,11 +184,12 @@ def _grow_one(rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         nodes = _Nodes(pathlib.Path(folder), write_flights(pathlib.Path(folder), rows))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        seconds = {node: nodes.run(node)[0] for node in NODES[1:]}
+        took = {node: nodes.run(node) for node in NODES[1:]}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "rows": rows,
-        **{f"{node} rows/s": rows / seconds[node] for node in NODES[1:]},
+        **{f"{node} rows/s": rows / took[node][0] for node in NODES[1:]},
+        **{f"{node} rows/core s": rows / took[node][1] for node in NODES[1:]},
         "peak_mb": peak,
         "before_mb": before,
         "load": os.getloadavg()[0],
