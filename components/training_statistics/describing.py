@@ -121,7 +121,7 @@ def outside_domain(statistics: RobustStatistics, feature: schema_pb2.Feature, do
             if (limits.min or limits.max) and (lower < limits.min or upper > limits.max):
                 outside = [f"{lower:g} to {upper:g}"]
     named = ", ".join(outside[:_NAMED])
-    return f"outside_domain: {named} is not in the schema's domain of the label" if outside else ""
+    return f"outside_domain: the label's {named} is not in the schema's domain" if outside else ""
 
 
 def _with_categories(

@@ -241,7 +241,7 @@ def test_label_outside_the_schemas_domain_is_a_finding(tmp_path: pathlib.Path) -
     examples = _examples(tmp_path / "examples", train=[{"y": "a"}, {"y": "z"}])
     schema = 'feature { name: "y" type: BYTES string_domain { value: "a" value: "b" } }'
     found = _read(_describe(tmp_path, examples, schema=schema, label="y", task="classification"))
-    assert found.features["y"].findings == ("outside_domain: z is not in the schema's domain of the label",)
+    assert found.features["y"].findings == ("outside_domain: the label's z is not in the schema's domain",)
 
 
 @pytest.mark.parametrize("gap", [0, 3000])

@@ -272,7 +272,7 @@ def test_label_of_a_regression_has_robust_numbers_and_no_classes() -> None:
 def test_label_outside_the_schema_is_a_finding(values: list[Any], schema: str, words: str) -> None:
     text = f'feature {{ name: "y" {schema} }} string_domain {{ name: "letters" value: "a" value: "b" }}'
     found = _describe({"y": _scalars(values)}, schema=text, **LABEL)["y"]
-    assert [finding for finding in found.findings if finding.startswith("outside_domain: " + words)]
+    assert [finding for finding in found.findings if finding.startswith("outside_domain: the label's " + words)]
     inside = _describe({"y": _scalars([values[0]] * 2)}, schema=text, **LABEL)["y"]
     assert not [finding for finding in inside.findings if finding.startswith("outside_domain")]
 
