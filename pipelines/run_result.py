@@ -13,10 +13,10 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from spikeguard.components.anomalies import ANOMALIES_FILE, read_anomalies
 from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
-from spikeguard.components.imbalance_detector.advice import percent
-from spikeguard.components.imbalance_detector.class_balance import ClassBalance, read_class_weights
+from spikeguard.components.imbalance_detector.advice import classes_sentence
+from spikeguard.components.imbalance_detector.class_balance import read_class_weights
 from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
-from spikeguard.components.outlier_detector.summary import read_outliers
+from spikeguard.components.outlier_detector.summary import outlier_sentence, read_outliers
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.components.stability_report.content import PAGE_FILE
 from spikeguard.pipelines.metadata import latest_outputs
@@ -86,38 +86,10 @@ def read_run_result(metadata_path: str, pipeline_name: str) -> RunResult:
             [outputs["anomalies", node].uri for node in _VALIDATORS if ("anomalies", node) in outputs]
         ),
         outliers=outlier_sentence(read_outliers(outputs[outliers].uri)) if outliers in outputs else None,
-        classes=_classes(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
+        classes=classes_sentence(read_class_weights(outputs[weights].uri)) if weights in outputs else None,
         warnings=_warnings(artifacts),
         interventions=_interventions(artifacts),
         artifacts={**artifacts, "normalization": normalization_uri},
-    )
-
-
-def outlier_sentence(summary: dict[str, Any]) -> str:
-    """What was found among the train rows, and what became of them, from the content of `outliers.json`.
-
-    >>> books = {"rows": 200, "kept": 197, "treated": 0, "dropped": 3, "flagged": 3}
-    >>> outlier_sentence({"treatment": "drop", "train_split": "train", "splits": {"train": books}, "features": []})
-    '3 of 200 train rows (1.5 %), 3 dropped'
-    """
-    books = summary["splits"][summary["train_split"]]
-    share = 100 * books["flagged"] / max(1, books["rows"])
-    text = f"{books['flagged']:,} of {books['rows']:,} {summary['train_split']} rows ({share:.1f} %), "
-    text += {
-        "flag": "flagged, none treated",
-        "drop": f"{books['dropped']:,} dropped",
-        "downweight": f"{books['treated']:,} down-weighted",
-        "winsorize": f"values of {books['treated']:,} rows clipped to the fences",
-    }[summary["treatment"]]
-    outside = {
-        feature["name"]: counts["below"] + counts["above"] + counts["non_finite"]
-        for feature in summary["features"]
-        for split, counts in feature["counts"].items()
-        if split == summary["train_split"]
-    }
-    most = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])[:3]
-    return text + (
-        f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
     )
 
 
@@ -153,20 +125,6 @@ def _failed_metrics(evaluation_folder: str) -> str:
         for failure in per_slice.failures
     ]
     return ", ".join(failures) or "see its validation result"
-
-
-def _classes(balance: ClassBalance) -> str:
-    rows = {known.name: known.counts.get(balance.train_split, 0) for known in balance.classes}
-    if balance.imbalance_ratio is None:
-        return " ".join(balance.notes) or "not known"
-    text = f"{len(rows)}, the largest {balance.imbalance_ratio:.3g} times the smallest"
-    batch = balance.batch
-    if batch is None or not batch.loss_jitter or not batch.expected_loss:
-        return text
-    return (
-        f"{text}; chance in shuffled batches of {batch.size} moves the loss by {batch.loss_jitter:.2g}"
-        f" ({percent(batch.loss_jitter / batch.expected_loss)} of it)"
-    )
 
 
 def _anomalies(folders: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What to do about uneven classes, in sentences."""
+"""How uneven the classes are and what to do about it, in sentences."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def advice(balance: ClassBalance, config: ImbalanceConfig) -> tuple[str, ...]:
             f" {batch.loss_jitter:.2g} to {batch.loss_jitter_with_weights:.2g}."
         )
     return tuple(sentences)
+
+
+def classes_sentence(balance: ClassBalance) -> str:
+    """How uneven the classes are, and what that does to the loss."""
+    rows = {known.name: known.counts.get(balance.train_split, 0) for known in balance.classes}
+    if balance.imbalance_ratio is None:
+        return " ".join(balance.notes) or "not known"
+    text = f"{len(rows)}, the largest {balance.imbalance_ratio:.3g} times the smallest"
+    batch = balance.batch
+    if batch is None or not batch.loss_jitter or not batch.expected_loss:
+        return text
+    return (
+        f"{text}; chance in shuffled batches of {batch.size} moves the loss by {batch.loss_jitter:.2g}"
+        f" ({percent(batch.loss_jitter / batch.expected_loss)} of it)"
+    )
 
 
 def percent(share: float) -> str:

@@ -22,6 +22,7 @@ from spikeguard.components.normalization_validator.measured import Measured, at,
 from spikeguard.components.normalization_validator.measuring import Key
 from spikeguard.components.normalization_validator.populations import forbidden_populations, named
 from spikeguard.components.normalization_validator.result import Check, worst
+from spikeguard.components.normalization_validator.rounded import rounded_match
 from spikeguard.components.normalization_validator.summaries import Columns
 
 # Columns whose natural limits differ in so many ways are no coincidence.
@@ -88,7 +89,8 @@ def _match(measured: Measured, column: _Column) -> Match | None:
         for candidates, place in ((raw, column.raw), (whole, 0)):
             others = {name: at(c, place) for name, c in measured.populations(candidates).items()}
             if measured.train in candidates:
-                found = match(column.effect, at(candidates[measured.train], place), others)
+                train = at(candidates[measured.train], place)
+                found = match(column.effect, train, others) or rounded_match(column.effect, train, others)
                 if found is not None:
                     return found
     rounding = 0.0

@@ -154,3 +154,31 @@ def read_outliers(folder: str | os.PathLike[str]) -> dict[str, Any]:
             str(path), f"has the format {found!r} instead of {FORMAT!r}", "Run OutlierDetector again."
         )
     return content
+
+
+def outlier_sentence(summary: dict[str, Any]) -> str:
+    """What was found among the train rows, and what became of them, from the content of `outliers.json`.
+
+    >>> books = {"rows": 200, "kept": 197, "treated": 0, "dropped": 3, "flagged": 3}
+    >>> outlier_sentence({"treatment": "drop", "train_split": "train", "splits": {"train": books}, "features": []})
+    '3 of 200 train rows (1.5 %), 3 dropped'
+    """
+    books = summary["splits"][summary["train_split"]]
+    share = 100 * books["flagged"] / max(1, books["rows"])
+    text = f"{books['flagged']:,} of {books['rows']:,} {summary['train_split']} rows ({share:.1f} %), "
+    text += {
+        "flag": "flagged, none treated",
+        "drop": f"{books['dropped']:,} dropped",
+        "downweight": f"{books['treated']:,} down-weighted",
+        "winsorize": f"values of {books['treated']:,} rows clipped to the fences",
+    }[summary["treatment"]]
+    outside = {
+        feature["name"]: counts["below"] + counts["above"] + counts["non_finite"]
+        for feature in summary["features"]
+        for split, counts in feature["counts"].items()
+        if split == summary["train_split"]
+    }
+    most = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])[:3]
+    return text + (
+        f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
+    )

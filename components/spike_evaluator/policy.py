@@ -192,7 +192,7 @@ def _spike_reasons(curve: TrainingCurve, findings: SpikeFindings, policy: SpikeP
         highest = max(high, key=setback)
         reasons.append(
             f"the spike at {unit} {highest.peak_step} reached {highest.loss_at_peak:.4g} where {highest.expected_loss:.4g} was"
-            f" expected ({highest.height:.0f} standard deviations; {policy.max_height:g} are tolerated)"
+            f" expected ({highest.height:,.0f} standard deviations; {policy.max_height:g} are tolerated)"
         )
     if len(spikes) > max(1.0, policy.max_spikes_per_1000_steps * findings.points / 1000):
         reasons.append(

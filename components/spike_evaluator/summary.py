@@ -58,7 +58,7 @@ def _details(evaluation: Evaluation) -> list[str]:
 def _sentence(spike: Spike, kind: str) -> str:
     return (
         f"{kind} {spike.peak_step}: {spike.loss_at_peak:.4g} where {spike.expected_loss:.4g} was expected"
-        f" ({spike.height:.0f} standard deviations), {'recovered' if spike.recovered else 'not recovered'}"
+        f" ({spike.height:,.0f} standard deviations), {'recovered' if spike.recovered else 'not recovered'}"
     )
 
 

@@ -6,13 +6,13 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from spikeguard.components.anomalies import ANOMALIES_FILE, read_anomalies
-from spikeguard.components.errors import SpikeguardError
+from spikeguard.components.errors import InvalidDataError, SpikeguardError
 from spikeguard.components.stability_report.sources import ANOMALIES, STATISTICS, Source, of_type
 from spikeguard.components.training_statistics.reading import FILE_NAME as STATISTICS_FILE
+from spikeguard.components.training_statistics.reading import read_proto
 from spikeguard.components.training_statistics.results import robust_statistics_of
 
 _SPLIT_PREFIXES = ("Split-", "SplitPair-")
@@ -79,9 +79,9 @@ def statistics_rows(sources: Iterable[Source]) -> tuple[list[dict[str, Any]], li
     for source in of_type(sources, STATISTICS):
         for split, path in _split_files(source.folder, STATISTICS_FILE):
             try:
-                content = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes())
-            except (OSError, DecodeError) as error:
-                problems.append(f"The statistics of {source.node or 'a split'} could not be read: {path}: {error}")
+                content = read_proto(path)
+            except InvalidDataError as error:
+                problems.append(f"The statistics of {source.node or 'a split'} could not be read: {error}")
                 continue
             for dataset in content.datasets:
                 rows += [

@@ -70,4 +70,6 @@ def read_proto(path: str | os.PathLike[str]) -> statistics_pb2.DatasetFeatureSta
     try:
         return statistics_pb2.DatasetFeatureStatisticsList.FromString(pathlib.Path(path).read_bytes())
     except (OSError, DecodeError) as error:
-        raise InvalidDataError(str(path), f"cannot be read ({error})", "Run TrainingStatistics again.") from error
+        raise InvalidDataError(
+            str(path), f"cannot be read ({error})", "Run the component that made it again."
+        ) from error

@@ -102,6 +102,12 @@ def _by_hand(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
     return (x - tf.constant(location, tf.float32)) / tf.constant(scale, tf.float32)
 
 
+def _rounded(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
+    # As df.describe() prints them, to be copied.
+    location, scale = ([float(f"{number:.5g}") for number in numbers] for numbers in constants[name])
+    return _by_hand(name, x, {name: (np.array(location), np.maximum(scale, 1e-6))})
+
+
 def _swapped(name: str, x: tf.Tensor, constants: Constants) -> tf.Tensor:
     location, scale = constants[name]
     if len(location) > 1:
@@ -176,6 +182,7 @@ WRONG = (
     Way("clipped z-score of all rows", _clipped, False, "all"),
     Way("z-score of eval", _z_score, False, "eval"),
     Way("StandardScaler of all rows, by hand", _by_hand, False, fit=_ALL_CONSTANTS),
+    Way("StandardScaler of all rows, rounded by hand", _rounded, False, fit=_ALL_CONSTANTS),
     Way("MinMaxScaler of all rows, by hand", _by_hand, False, fit=_fitted(MinMaxScaler, "all")),
     Way("RobustScaler of all rows, by hand", _by_hand, False, fit=_fitted(RobustScaler, "all")),
     Way("refit on eval", _z_score, False, materialized_by=Way("eval", _z_score, False, "eval")),
@@ -197,6 +204,7 @@ RIGHT = (
     Way("tft.bucketize", _bucketized, True),
     Way("tft.quantiles", _approximate_quantiles, True),
     Way("StandardScaler of train, by hand", _by_hand, True, fit=_fitted(StandardScaler, "train")),
+    Way("StandardScaler of train, rounded by hand", _rounded, True, fit=_fitted(StandardScaler, "train")),
     Way("MinMaxScaler of train, by hand", _by_hand, True, fit=_fitted(MinMaxScaler, "train")),
     Way("RobustScaler of train, by hand", _by_hand, True, fit=_fitted(RobustScaler, "train")),
     Way("StandardScaler of train before Transform", _raw, True, spoil=_spoiled(StandardScaler, "train")),

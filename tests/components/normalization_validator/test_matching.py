@@ -7,6 +7,7 @@ import pytest
 
 from spikeguard.components.normalization_validator.effects import effect_of, is_strictly_monotone
 from spikeguard.components.normalization_validator.matching import Match, match
+from spikeguard.components.normalization_validator.rounded import rounded_match
 from spikeguard.components.normalization_validator.signatures import (
     is_two_valued,
     may_have_median_zero,
@@ -102,6 +103,75 @@ def test_constants_by_hand_are_of_no_set(location: float, scale: float) -> None:
     train, evaluation = _halves(3000)
     if (location, scale) != (0.0, 1.0):
         assert _matched((train - location) / scale, train, evaluation) is None
+
+
+def _rounded(source: Floats, digits: int) -> tuple[float, float]:
+    return float(f"{source.mean():.{digits}g}"), float(f"{source.std():.{digits}g}")
+
+
+def _rounded_match(constants: tuple[float, float], train: Floats, evaluation: Floats) -> Match | None:
+    effect = effect_of(train, _float32((train - constants[0]) / constants[1]))
+    assert effect is not None
+    others = {ALL: _column(np.append(train, evaluation)), "eval": _column(evaluation)}
+    return rounded_match(effect, _column(train), others)
+
+
+@pytest.mark.parametrize("digits", [4, 5])
+def test_rounded_constants_are_those_of_the_rows_that_round_to_them(digits: int) -> None:
+    train, evaluation = _halves(300, location=30.0)
+    whole = np.append(train, evaluation)
+    proven = _rounded_match(_rounded(train, digits), train, evaluation)
+    assert proven is not None
+    assert (proven.status, proven.rule, proven.other) == ("proven", "z-score, rounded", ALL)
+    refuted = _rounded_match(_rounded(whole, digits), train, evaluation)
+    assert refuted is not None
+    assert (refuted.status, refuted.other) == ("refuted", ALL)
+    assert refuted.found is not None
+    assert refuted.found.location == pytest.approx(whole.mean())
+
+
+def test_rows_that_round_alike_are_undecidable() -> None:
+    train, _ = _halves(300, location=30.0)
+    found = _rounded_match(_rounded(train, 5), train, train)
+    assert found is not None
+    assert found.status == "undecidable"
+
+
+@pytest.mark.parametrize(
+    "constants", [(36.0, 4.2), (40.0, 5.0), (36.1234567, 4.2345678), (36.1, 4.21), (36.05, 100.25)]
+)
+def test_constants_too_round_to_tell_rows_apart_are_of_no_set(constants: tuple[float, float]) -> None:
+    train, evaluation = _halves(300, location=30.0)
+    assert _rounded_match(constants, train, evaluation) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "constants", "is_told"),
+    [
+        (36.081, 4.2101, (36.08, 4.21), True),
+        # A tenth is a fortieth of the standard deviation: too coarse.
+        (36.081, 4.2101, (36.1, 4.21), False),
+        # What people write who think of no data.
+        (3600.1, 419.9, (3600.0, 420.0), False),
+        (3601.1, 421.9, (3601.0, 422.0), True),
+    ],
+)
+def test_numbers_that_all_rows_round_to_must_be_fine_and_no_natural_limits(
+    mean: float, sd: float, constants: tuple[float, float], is_told: bool
+) -> None:
+    whole = np.concatenate(_halves(90))
+    whole = _float32((whole - whole.mean()) / whole.std() * sd + mean)
+    found = _rounded_match(constants, whole[:60], whole[60:])
+    assert (found is not None) == is_told
+
+
+def test_rounded_constants_of_train_are_never_refuted() -> None:
+    # At any number of digits and of rows, whatever the other rows round to.
+    for seed in range(100):
+        train, evaluation = _halves(int(10 ** (1.5 + seed % 4)), seed, location=float(seed))
+        for digits in (3, 4, 5, 6):
+            found = _rounded_match(_rounded(train, digits), train, evaluation)
+            assert found is None or found.status in ("proven", "undecidable"), (seed, digits, found)
 
 
 def test_same_constants_of_both_sets_are_undecidable() -> None:
