@@ -83,7 +83,8 @@ def example_id_of_batch(batch: pa.RecordBatch, dtypes: Mapping[str, str]) -> npt
     Raises:
       InvalidDataError: a column has values of another type.
 
-    >>> batch = pa.record_batch({"a": pa.array([[1.0], [2.0], [1.0]], pa.large_list(pa.float32()))})
+    >>> column = pa.array([[1.0], [2.0], [1.0]], pa.large_list(pa.float32()))
+    >>> batch = pa.RecordBatch.from_arrays([column], ["a"])
     >>> ids = example_id_of_batch(batch, {"a": "float32"})
     >>> bool(ids[0] == ids[2]), bool(ids[0] == ids[1])
     (True, False)
