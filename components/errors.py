@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class SpikeguardError(Exception):
     """Base of every error that spikeguard raises on purpose; its text is one line, meant for the user."""
@@ -47,6 +49,18 @@ class InvalidDataError(SpikeguardError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}. {self.remedy}".rstrip()
+
+
+def unwrapped(error: Exception) -> Exception:
+    """What a Beam worker raised about the data, without what runners add to it in words or by another type.
+
+    >>> unwrapped(RuntimeError("InvalidDataError: split 'train': has no rows. [while running 'Read-ptransform-3']"))
+    InvalidDataError("split 'train'", 'has no rows', '')
+    """
+    if isinstance(error, InvalidDataError):
+        return InvalidDataError(re.sub(r" \[while running [^]]*\]", "", error.where), error.problem, error.remedy)
+    match = re.search(r"InvalidDataError: (.+?): (.+?)(?: \[while running [^]]*\])?$", str(error), re.MULTILINE)
+    return InvalidDataError(match[1], match[2].rstrip(".")) if match else error
 
 
 class PipelineFailedError(SpikeguardError):

@@ -11,13 +11,11 @@ import tensorflow as tf
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.guard_action import GuardAction
 from spikeguard.components.guarded_trainer.guard_state import Counts, GuardEvent, Level
-from spikeguard.components.guarded_trainer.interventions import (
-    LEAST_SQUARES,
-    LOG_LENGTH,
-    WINDOW,
-    Interventions,
-    counted,
-)
+from spikeguard.components.guarded_trainer.interventions import Interventions
+from spikeguard.components.guarded_trainer.kept_state import KeptState
+from spikeguard.components.guarded_trainer.norms import half_squares
+from spikeguard.components.guarded_trainer.update_bound import LOG_LENGTH
+from spikeguard.components.guarded_trainer.usual_level import HISTORY_ROWS
 
 
 @keras.saving.register_keras_serializable(package="spikeguard")
@@ -117,7 +115,9 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
         self.max_rollbacks, self.bounds_updates = max_rollbacks, bounds_updates
         self._loss: Any = None  # The loss of the step that is being traced or run.
         self._has_loss = True
-        self._protected: list[tuple[Any, tf.Variable]] = []
+        self._snapshot: KeptState | None = None
+        self._protected: KeptState | None = None
+        self._protections: list[KeptState] = []
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
@@ -128,23 +128,24 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
             )
         inner = self.inner_optimizer
         inner.build(variables)
-        ones, infinite = keras.initializers.Ones(), keras.initializers.Constant(float("inf"))
+        ones, infinite, closed = keras.initializers.Ones(), _constant("inf"), _constant("-inf")
         self.factor = self.add_variable((), ones, "float32", name="factor")
         self.action = self.add_variable((), dtype="int32", name="action")
         self._counts = self.add_variable((len(Counts._fields),), dtype="int32", name="counts")
         self._limits = self.add_variable((2,), infinite, "float32", name="limits")
+        self._gate = self.add_variable((HISTORY_ROWS, 2), closed, "float32", name="gate")
         self._level = self.add_variable((len(Level._fields),), infinite, "float32", name="level")
-        self._history = self.add_variable((WINDOW, 2), infinite, "float32", name="history")
+        self._history = self.add_variable((HISTORY_ROWS, 2), infinite, "float32", name="history")
+        self._since = self.add_variable((), dtype="int32", name="since")
         self._log = self.add_variable((LOG_LENGTH, len(GuardEvent._fields)), dtype="float64", name="log")
         self._base_rate = inner._get_current_learning_rate
         inner._get_current_learning_rate = lambda: self._base_rate() * self.factor
-        self._snapshot: list[tuple[keras.Variable, keras.Variable]] = []
         if self.rolls_back:
             kept = {id(inner.iterations), id(self._base_rate())}
             state = [*variables, *(variable for variable in inner.variables if id(variable) not in kept)]
-            self._snapshot = [
-                (variable, self.add_variable_from_reference(variable, name="snapshot")) for variable in state
-            ]
+            self._snapshot = KeptState(
+                state, lambda shape, dtype: self.add_variable(shape, dtype=dtype, name="snapshot")
+            )
         super().build(variables)
 
     def protect(self, variables: Sequence[keras.Variable]) -> None:
@@ -158,17 +159,20 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
         """
         floats = [variable for variable in variables if "float" in keras.backend.standardize_dtype(variable.dtype)]
         # A step that was traced before, in an earlier `fit`, goes on with the copies that it knows.
-        known = {id(variable): copy for variable, copy in self._protected}
-        self._protected = []
-        for variable in floats:
-            copy = known[id(variable)] if id(variable) in known else tf.Variable(variable.value, trainable=False)
-            copy.assign(variable.value)
-            self._protected.append((variable, copy))
+        for state in self._protections:
+            state.keep()
+        known = [state for state in self._protections if [*map(id, state.variables)] == [*map(id, floats)]]
+        if not floats or known:
+            self._protected = known[0] if known else None
+            return
+        self._protected = KeptState(floats, lambda shape, dtype: tf.Variable(tf.zeros(shape, dtype), trainable=False))
+        self._protected.keep()
+        self._protections.append(self._protected)
 
     @property
     def protected_copies(self) -> list[tf.Variable]:
         """The last good values of what `protect` was given: state of the guard that is not among its `variables`."""
-        return [copy for _, copy in self._protected]
+        return [] if self._protected is None else self._protected.copies
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Shows the guard the step's loss; returns it, scaled where the inner optimizer scales losses."""
@@ -184,28 +188,23 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
             self.inner_optimizer.apply(grads, trainable_variables)  # Says what is wrong.
             return
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        signals = self._signals(present)
-        before = self._counts.value.read_value()
-        counts = Counts(*tf.unstack(before))
-
-        def take_quiet_step() -> None:
-            self._learn(signals, counts, counted(before))
-            self.inner_optimizer.apply(grads, variables)
-
-        # Below its limit is finite, too. What this leaves out, such as a loss equal to it, the busy step looks at closely.
-        is_usual = tf.reduce_all((signals < self._limits.value) & (signals > [LEAST_SQUARES, float("-inf")]))
+        signals, since, is_quiet = self._pass_gate(*self._signals(present))
         busy_step = _as_one_call(self._busy_step)
-        tf.cond(is_usual & (counts.quiet > 0), take_quiet_step, lambda: busy_step(signals, grads, variables))
+        tf.cond(
+            is_quiet,
+            lambda: self.inner_optimizer.apply(grads, variables),
+            lambda: busy_step(signals, since, grads, variables),
+        )
 
-    def _signals(self, gradients: Sequence[Any]) -> tf.Tensor:
-        """Half the squared global norm of the gradients, and the loss. Shape (2,)."""
+    def _signals(self, gradients: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Half the squared global norm of the gradients, and the loss. Scalars."""
         squares = half_squares(gradients)
         if self.inner_optimizer.loss_scale_factor:
             squares /= self.inner_optimizer.loss_scale_factor**2
         loss = self._take_loss(gradients[0])
         # Without a known loss, a norm above its limit stands for a raised loss.
         self._has_loss = loss is not None
-        return tf.stack([squares, tf.sqrt(2.0 * squares) if loss is None else loss])
+        return squares, tf.sqrt(2.0 * squares) if loss is None else loss
 
     def _take_loss(self, gradient: Any) -> tf.Tensor | None:
         """The loss that `scale_loss` saw, where it belongs to the same step."""
@@ -246,7 +245,7 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
     @property
     def steps(self) -> int:
         """Steps seen, skipped ones included."""
-        return int(self._counts.numpy()[0]) if self.built else 0
+        return int(self._counts.numpy()[0]) + int(self._since.numpy()) if self.built else 0
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
@@ -262,6 +261,10 @@ class SpikeGuard(Interventions, keras.optimizers.Optimizer):  # type: ignore[mis
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> SpikeGuard:
         inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "inner_optimizer": inner})
+
+
+def _constant(value: str) -> keras.initializers.Initializer:
+    return keras.initializers.Constant(float(value))
 
 
 def chain(optimizer: Any) -> list[Any]:
@@ -284,7 +287,7 @@ def steps_done(optimizer: keras.optimizers.Optimizer) -> int:
     return int(optimizer.iterations.numpy()) if guard is None else guard.steps
 
 
-def _as_one_call(step: Callable[[tf.Tensor, Sequence[Any], Sequence[Any]], None]) -> Callable[..., None]:
+def _as_one_call(step: Callable[..., None]) -> Callable[..., None]:
     """The step as a function that stays one operation of the graph, whatever it is made of.
 
     TensorFlow inlines the branches of a conditional, and every step pays for the hundreds of operations of the branch that
@@ -294,22 +297,12 @@ def _as_one_call(step: Callable[[tf.Tensor, Sequence[Any], Sequence[Any]], None]
     if tf.executing_eagerly():
         return step
 
-    def call(signals: tf.Tensor, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+    def call(signals: tf.Tensor, since: tf.Tensor, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         function = tf.function(
-            lambda signals, grads: step(signals, grads, variables),
+            lambda signals, since, grads: step(signals, since, grads, variables),
             autograph=False,
             experimental_attributes={"_noinline": True},
         )
-        function(signals, list(grads))
+        function(signals, since, list(grads))
 
     return call
-
-
-def half_squares(tensors: Sequence[Any]) -> tf.Tensor:
-    """Half the sum of the squares of all elements, float32; of slices those that are there, like `tf.linalg.global_norm`.
-
-    One operation per tensor, and one for their sum.
-    """
-    dense = [tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor for tensor in tensors]
-    squares = [tf.nn.l2_loss(tf.cast(tensor, tf.float32)) for tensor in dense]
-    return tf.add_n(squares) if squares else tf.constant(0.0)

@@ -72,3 +72,24 @@ class Level(NamedTuple):
     def has_risen(self, share: float) -> tf.Tensor:
         """Whether the median lies above the best by more than this share of what noise explains."""
         return self.median > self.best + share * tf.maximum(self.spread, _LEAST_RISE * tf.abs(self.best))
+
+
+# What a healthy step with a gradient makes of the counters: all x kept + added, not below zero.
+_KEPT = Counts(*([1] * len(Counts._fields)))._replace(raised=0, unhealthy=0)
+_ADDED = Counts(*([0] * len(Counts._fields)))._replace(
+    steps=1, healthy=1, calm=1, credit=-1, cured=1, moved=1, age=1, quiet=-1
+)
+
+
+def counted(counts: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+    """The counters after so many healthy steps with a gradient.
+
+    Args:
+      counts: int32 tensor of the fields of `Counts`.
+      steps: int32 scalar >= 0.
+
+    >>> after = Counts(*counted(tf.stack(Counts(*[5] * 14)), tf.constant(7)))
+    >>> int(after.steps), int(after.credit), int(after.raised), int(after.kept)
+    (12, 0, 0, 5)
+    """
+    return tf.maximum(tf.where(steps > 0, counts * _KEPT, counts) + steps * _ADDED, 0)

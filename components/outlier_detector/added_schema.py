@@ -48,12 +48,21 @@ def id_dtypes(schema: schema_pb2.Schema, label: str | None) -> dict[str, str] | 
     """Names and types of the columns whose values name a row; None where the data carry ids of their own, or there
     is no column.
 
+    Raises:
+      InvalidDataError: the schema contradicts itself.
+
     >>> schema = schema_pb2.Schema()
     >>> _ = schema.feature.add(name="x", type=schema_pb2.FLOAT)
     >>> id_dtypes(schema, label="y")
     {'x': 'float32'}
     """
-    spec = schema_utils.schema_as_feature_spec(schema).feature_spec
+    try:
+        spec = schema_utils.schema_as_feature_spec(schema).feature_spec
+    except ValueError as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise InvalidDataError(
+            "schema", f"cannot be used ({text})", "Correct it, or let SchemaGen infer one."
+        ) from error
     if EXAMPLE_ID in spec and spec[EXAMPLE_ID].dtype == tf.int64:
         return None
     return {name: column.dtype.name for name, column in spec.items() if name != label} or None

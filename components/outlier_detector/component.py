@@ -36,9 +36,10 @@ class OutlierDetector(base_beam_component.BaseBeamComponent):  # type: ignore[mi
 
     Fences come from TrainingStatistics; an isolation forest is fitted on rows drawn from the train split, each tree on
     `max_samples` of them, so that it is, in distribution, the forest of the whole split. The draw depends on the rows'
-    values and the seed alone. All splits are scored; a row is an outlier where a value is infinite or lies `fence_factor`
+    bytes and the seed alone. All splits are scored; a row is an outlier where a value is infinite or lies `fence_factor`
     times as far from the median as the fence, or where the forest's score is above the threshold. The label has fences
-    in a regression and no part in the forest, so that rows without one can be scored.
+    in a regression and no part in the forest, so that rows without one can be scored. The forest sees numbers, and
+    categories by how rare they are.
 
     Treatments:
       flag: rows get `outlier_score`, `outlier_flag` (0 or 1) and `example_id`; nothing else changes.

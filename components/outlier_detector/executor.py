@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from typing import Any
+from typing import Any, get_args
 
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx.components.util import examples_utils, tfxio_utils
+from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.dsl.io import fileio
-from tfx.proto import example_gen_pb2
 from tfx.types import Artifact, artifact_utils
 from tfx.utils import io_utils
 
-from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
+from spikeguard.components.errors import InvalidArgumentError, InvalidDataError, unwrapped
+from spikeguard.components.example_artifacts import has_readable_rows, paths_of, payload_of, splits_of
+from spikeguard.components.example_rows import Payload, SplitFile
 from spikeguard.components.outlier_detector.added_schema import id_dtypes, schema_with
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.job import DetectionJob, job_of
-from spikeguard.components.outlier_detector.reading import SplitFile
 from spikeguard.components.outlier_detector.summary import check_books, read_outliers
 from spikeguard.components.outlier_detector.transforms import DetectOutliers
 from spikeguard.components.training_statistics.reading import read_training_statistics
-
-_PAYLOADS = ("FORMAT_TF_EXAMPLE", "FORMAT_TF_SEQUENCE_EXAMPLE")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
@@ -44,7 +40,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
         splits = _splits(examples, config)
         payload = _payload(examples)
         job = job_of(
-            config, splits, schema, statistics, id_dtypes(schema, config.label) if payload == _PAYLOADS[0] else None
+            config,
+            splits,
+            schema,
+            statistics,
+            id_dtypes(schema, config.label) if payload == "FORMAT_TF_EXAMPLE" else None,
         )
         _describe_outputs(examples, outputs, splits)
         io_utils.write_pbtxt_file(
@@ -67,15 +67,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
             with self._make_beam_pipeline() as pipeline:
                 _ = pipeline | DetectOutliers(job, files, outputs["model"].uri, outputs["anomalies"].uri)
         except Exception as error:
-            raise _unwrapped(error) from error
-
-
-def _unwrapped(error: Exception) -> Exception:
-    """What a worker raised about the data, without what runners add to it in words or by another type."""
-    if isinstance(error, InvalidDataError):
-        return InvalidDataError(re.sub(r" \[while running [^]]*\]", "", error.where), error.problem, error.remedy)
-    match = re.search(r"InvalidDataError: (.+?): (.+?)(?: \[while running [^]]*\])?$", str(error), re.MULTILINE)
-    return InvalidDataError(match[1], match[2].rstrip(".")) if match else error
+            raise unwrapped(error) from error
 
 
 def _read_schema(artifacts: list[Artifact]) -> schema_pb2.Schema:
@@ -86,11 +78,7 @@ def _read_schema(artifacts: list[Artifact]) -> schema_pb2.Schema:
 def _splits(examples: list[Artifact], config: DetectorConfig) -> tuple[str, ...]:
     splits: list[str] = []
     for artifact in examples:
-        if artifact.has_custom_property(examples_utils.CUSTOM_SPLIT_PATTERN_PROPERTY_NAME):
-            pattern = artifact.get_string_custom_property(examples_utils.CUSTOM_SPLIT_PATTERN_PROPERTY_NAME)
-            found = list(json.loads(pattern))
-        else:
-            found = artifact_utils.decode_split_names(artifact.split_names)
+        found = splits_of(artifact)
         splits += [split for split in found if split not in splits]
         if config.split not in found:
             raise InvalidArgumentError("split", config.split, f"be one of the examples' splits {found}")
@@ -98,14 +86,12 @@ def _splits(examples: list[Artifact], config: DetectorConfig) -> tuple[str, ...]
 
 
 def _payload(examples: list[Artifact]) -> Any:
-    number, _ = tfxio_utils.resolve_payload_format_and_data_view_uri(examples)
-    payload = example_gen_pb2.PayloadFormat.Name(number)
-    formats = {examples_utils.get_file_format(artifact) for artifact in examples}
-    if payload not in _PAYLOADS or not formats <= {"tfrecords_gzip", "tfrecords"}:
+    payload, formats = payload_of(examples)
+    if not has_readable_rows(examples):
         raise InvalidDataError(
             "examples",
-            f"have the payload {payload} in {', '.join(sorted(formats))}, which no column can be added to",
-            f"Write them as {' or '.join(_PAYLOADS)} in TFRecords.",
+            f"have the payload {payload} in {', '.join(formats)}, which no column can be added to",
+            f"Write them as {' or '.join(get_args(Payload))} in TFRecords.",
         )
     return payload
 
@@ -113,12 +99,7 @@ def _payload(examples: list[Artifact]) -> Any:
 def _files(examples: list[Artifact], splits: tuple[str, ...], payload: Any, output: Artifact) -> list[SplitFile]:
     found = []
     for split in splits:
-        paths = [
-            path
-            for artifact in examples
-            for pattern in examples_utils.get_split_file_patterns([artifact], split)
-            for path in sorted(fileio.glob(pattern))
-        ]
+        paths = paths_of(examples, split)
         folder = artifact_utils.get_split_uri([output], split)
         fileio.makedirs(folder)
         for number, path in enumerate(paths):

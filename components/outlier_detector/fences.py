@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +39,8 @@ class FeatureFence:
     """Values per row; 0 where it changes."""
     common: tuple[str, ...] = ()
     rare: tuple[str, ...] = ()
+    rarity: tuple[float, ...] = ()
+    """Of each of `rare`: the logarithm of its share of the split's values over the largest share that is rare; <= 0."""
     is_complete: bool = True
     """Whether `common` and `rare` are all categories that the split had."""
 
@@ -100,14 +103,16 @@ def _fence_of(feature: RobustStatistics, rare_share: float) -> FeatureFence:
     length = feature.max_length if feature.min_length == feature.max_length else 0
     if feature.categories:
         total = sum(weight for _, weight in feature.categories)
-        rare = tuple(name for name, weight in feature.categories if weight < rare_share * total)
+        rare = [(name, weight) for name, weight in feature.categories if weight < rare_share * total]
         return FeatureFence(
             feature.name,
             "category",
             "categories",
             length=length,
             common=tuple(name for name, _ in feature.categories[: len(feature.categories) - len(rare)]),
-            rare=rare,
+            rare=tuple(name for name, _ in rare),
+            # A weight of 0 has no logarithm, and is one of the rarest.
+            rarity=tuple(math.log(max(weight, 0.5) / (rare_share * total)) for _, weight in rare),
             is_complete=feature.distinct_categories is not None and feature.distinct_categories <= MAX_WRITTEN,
         )
     if feature.fences is None or feature.median is None:

@@ -14,6 +14,11 @@ _OF_STATISTICS = {
     "constant": ("Constant", "WARNING", "It tells rows apart in no way: leave it out."),
     "huge": ("Huge values", "WARNING", "Check its unit, or winsorize it."),
     "inexact_integers": ("Inexact integers", "WARNING", "Make it a category if it is an identifier."),
+    "numbers_as_text": (
+        "Numbers as text",
+        "WARNING",
+        "A model takes each for a category: look for text among them, or for integers beyond 64 bits.",
+    ),
     "changing_length": ("Changing length", "WARNING", "Pad it, or make it a feature of one length."),
     "outside_domain": ("Label outside domain", "ERROR", "Correct these rows or the schema."),
 }

@@ -137,7 +137,7 @@ def fit_detector(
         notes.append(f"Not in the forest, for their length changes: {', '.join(left_out)}.")
     forest, threshold, rule = None, 1.0, "none"
     if config.trees and not columns.width:
-        notes.append("No isolation forest: there is no numeric feature of a fixed length.")
+        notes.append("No isolation forest: no feature has numbers of a fixed length or rare categories.")
     elif config.trees and len(sample) < LEAST_ROWS:
         notes.append(f"No isolation forest: {len(sample)} rows are too few, {LEAST_ROWS} are the least.")
     elif config.trees:

@@ -108,9 +108,18 @@ def check_books(summary: dict[str, Any], train_rows: int, max_dropped_share: flo
         raise InvalidDataError(
             f"split {train!r}",
             f"would lose {dropped} of {rows} rows ({dropped / rows:.1%}) as outliers, more than max_dropped_share allows "
-            f"({max_dropped_share:.1%})",
+            f"({max_dropped_share:.1%}){_most_outside(summary)}",
             "Look at them with treatment='flag', lower contamination, or allow more.",
         )
+
+
+def _most_outside(summary: dict[str, Any]) -> str:
+    counts = {feature["name"]: feature["counts"].get(summary["train_split"], {}) for feature in summary["features"]}
+    outside = {name: sum(of.get(kind, 0) for kind in ("below", "above", "non_finite")) for name, of in counts.items()}
+    most = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])[:3]
+    return (
+        f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
+    )
 
 
 def write_summary(folder: str | os.PathLike[str], summary: dict[str, Any]) -> None:
@@ -165,13 +174,4 @@ def outlier_sentence(summary: dict[str, Any]) -> str:
         "downweight": f"{books['treated']:,} down-weighted",
         "winsorize": f"values of {books['treated']:,} rows clipped to the fences",
     }[summary["treatment"]]
-    outside = {
-        feature["name"]: counts["below"] + counts["above"] + counts["non_finite"]
-        for feature in summary["features"]
-        for split, counts in feature["counts"].items()
-        if split == summary["train_split"]
-    }
-    most = sorted((name for name in outside if outside[name]), key=lambda name: -outside[name])[:3]
-    return text + (
-        f"; most values beyond their fences: {', '.join(f'{name} {outside[name]:,}' for name in most)}" if most else ""
-    )
+    return text + _most_outside(summary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,23 +10,22 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tensorflow as tf
 
 from spikeguard.components.anomalies import write_findings
 from spikeguard.components.columns import EXAMPLE_ID
 from spikeguard.components.errors import InvalidDataError
+from spikeguard.components.example_rows import Rows, SplitFile, read_rows
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.findings import findings_of
 from spikeguard.components.outlier_detector.job import DetectionJob
-from spikeguard.components.outlier_detector.matrix import MatrixColumns
+from spikeguard.components.outlier_detector.matrix import Matrix, MatrixColumns
 from spikeguard.components.outlier_detector.model import FittedDetector, fit_detector
-from spikeguard.components.outlier_detector.reading import Rows, SplitFile, read_rows
-from spikeguard.components.outlier_detector.sampling import RowSample
+from spikeguard.components.outlier_detector.sampling import RowSample, hash_rows
 from spikeguard.components.outlier_detector.scoring import SplitTally, judge, merged_tallies, show_rows
 from spikeguard.components.outlier_detector.summary import summary_of, write_summary
 from spikeguard.components.outlier_detector.treating import treat
 from spikeguard.components.outlier_detector.writing import RowWriter, added_bytes
-from spikeguard.components.preprocessing.example_ids import example_id_of_serialized
+from spikeguard.components.preprocessing.example_ids import example_id_of_batch
 
 Ids = npt.NDArray[np.int64]
 
@@ -93,8 +91,13 @@ def _draw(file: SplitFile | None, job: DetectionJob) -> RowSample:
     columns = MatrixColumns.of(job.fences, config.label)
     sample = RowSample.empty(config.trees * config.max_samples, columns.width, config.seed)
     for rows in read_rows(file) if file else ():
-        sample = sample.add(columns.matrix(rows.batch))
+        hashes = hash_rows(rows.serialized, config.seed)
+        sample = sample.add(hashes, functools.partial(_matrix, rows, columns))
     return sample
+
+
+def _matrix(rows: Rows, columns: MatrixColumns, places: npt.NDArray[np.intp]) -> Matrix:
+    return columns.matrix(rows.decoded(places))
 
 
 def _fit(sample: RowSample, job: DetectionJob) -> FittedDetector:
@@ -117,9 +120,9 @@ def _judge_rows(
 ) -> SplitTally:
     try:
         verdict, tally = judge(detector, rows.batch, job.edges)
+        ids = given_ids(rows.batch) if job.id_dtypes is None else example_id_of_batch(rows.batch, job.id_dtypes)
     except InvalidDataError as error:
         raise InvalidDataError(f"split {file.split!r}, {error.where}", error.problem, error.remedy) from error
-    ids = given_ids(rows.batch) if job.id_dtypes is None else _hashed_ids(rows, job.id_dtypes, file.split)
     treated = treat(verdict, None if job.id_dtypes is None else ids, job.config, file.split == job.config.split)
     tally.flagged = int(verdict.is_outlier.sum())
     tally.dropped, tally.treated = int(treated.is_dropped.sum()), int(treated.is_treated.sum())
@@ -127,22 +130,6 @@ def _judge_rows(
     tally.top = show_rows(detector, rows.batch, verdict, ids, file.split, job.config.top_rows)
     writer.write(rows.serialized, added_bytes(treated.columns), ~treated.is_dropped)
     return tally
-
-
-def _hashed_ids(rows: Rows, id_dtypes: dict[str, str], split: str) -> Ids:
-    dtypes = {name: tf.as_dtype(dtype) for name, dtype in id_dtypes.items()}
-    try:
-        ids: Ids = example_id_of_serialized(rows.serialized, dtypes).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        match = re.search(r"Key: (?P<feature>.*?), Index: .*?\.\s+(?P<problem>.*?) \[Op", error.message, re.DOTALL)
-        if match is None:
-            raise
-        raise InvalidDataError(
-            f"split {split!r}, feature {match['feature']!r}",
-            f"is not of the schema's type ({match['problem'].strip().rstrip('.')})",
-            "Correct the rows or the schema.",
-        ) from error
-    return ids
 
 
 def given_ids(batch: pa.RecordBatch) -> Ids | None:

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 import tensorflow_transform as tft
 
 from spikeguard.components.columns import EXAMPLE_ID
+from spikeguard.components.errors import InvalidDataError
+
+_SEPARATOR = "\x1f"
+_ARROW_TYPES = {"float32": pa.float32(), "int64": pa.int64(), "string": pa.large_binary()}
+
+
+# As `_as_text` writes `_missing`.
+_MISSING_TEXTS = {"float32": str(np.float32(-1).view(np.int32)).encode(), "int64": b"-1", "string": b""}
 
 
 def id_of_row(inputs: Mapping[str, Any]) -> tf.Tensor:
@@ -53,39 +65,67 @@ def example_id(inputs: Mapping[str, Any]) -> tf.Tensor:
             column = tft.sparse_tensor_to_dense_with_shape(column, [None, 1], default_value=_missing(column.dtype))
         column = _as_text(column)
         parts.append(tf.strings.reduce_join(tf.reshape(column, [tf.shape(column)[0], -1]), axis=1, separator=","))
-    return _hashed(parts)
+    return _hashed(tf.strings.join(parts, separator=_SEPARATOR))
 
 
-def example_id_of_serialized(serialized: Any, dtypes: Mapping[str, tf.DType]) -> tf.Tensor:
-    """The same ids from serialized raw tf.Examples, without a transform graph.
+def example_id_of_batch(batch: pa.RecordBatch, dtypes: Mapping[str, str]) -> npt.NDArray[np.int64]:
+    """The same ids from decoded raw rows, without a transform graph.
 
     It also names rows that no graph would take, such as those with more values than the schema allows.
 
     Args:
-      serialized: tf.Examples, shape (batch,).
-      dtypes: of the columns that take part, by name: all of the schema but the label.
+      batch: a list of values per row and column; a column that is not there is missing in all rows.
+      dtypes: of the columns that take part, by name: all of the schema but the label; `float32`, `int64` or `string`.
 
     Returns:
-      int64, >= 0, of shape (batch,).
+      >= 0, of shape (rows,).
+
+    Raises:
+      InvalidDataError: a column has values of another type.
+
+    >>> column = pa.array([[1.0], [2.0], [1.0]], pa.large_list(pa.float32()))
+    >>> batch = pa.RecordBatch.from_arrays([column], ["a"])
+    >>> ids = example_id_of_batch(batch, {"a": "float32"})
+    >>> bool(ids[0] == ids[2]), bool(ids[0] == ids[1])
+    (True, False)
     """
-    spec = {name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for name, dtype in dtypes.items()}
-    columns = tf.io.parse_example(serialized, spec)
-    parts = []
-    for name in sorted(columns):
-        parts.append(_row_texts(columns[name]))
-    return _hashed(parts)
+    parts = [_row_texts(batch, name, dtypes[name]) for name in sorted(dtypes)]
+    joined = pc.binary_join_element_wise(*parts, pa.scalar(_SEPARATOR.encode(), pa.large_binary()))
+    texts = tf.constant(joined.to_numpy(zero_copy_only=False), tf.string, (batch.num_rows,))
+    ids: npt.NDArray[np.int64] = _hashed(texts).numpy()
+    return ids
 
 
-def _row_texts(column: tf.RaggedTensor) -> tf.Tensor:
-    """The values of each row as one text, joined by commas; that of a missing value where there is none. Shape (batch,)."""
-    texts, lengths = _as_text(column.flat_values), column.row_lengths()
-    default = _as_text(tf.constant([_missing(column.dtype)], column.dtype))
-    if tf.executing_eagerly() and not tf.reduce_any(lengths > 1):
-        # Nothing to join, which takes several times as long.
-        places = tf.where(lengths > 0, column.row_starts(), tf.size(texts, tf.int64))
-        return tf.gather(tf.concat([texts, default], 0), places)
-    rows = tf.strings.reduce_join(column.with_flat_values(texts), axis=1, separator=",")
-    return tf.where(lengths == 0, default, rows)
+def _row_texts(batch: pa.RecordBatch, name: str, dtype: str) -> pa.Array:
+    """The values of each row as one text, joined by commas; that of a missing value where there is none. Shape (rows,)."""
+    default = pa.scalar(_MISSING_TEXTS[dtype], pa.large_binary())
+    index = batch.schema.get_field_index(name)
+    column = batch.column(index) if index >= 0 else None
+    if column is None or pa.types.is_null(column.type):
+        return pa.array([default.as_py()] * batch.num_rows, pa.large_binary())
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    texts = _texts_of(column.flatten(), name, dtype)
+    if lengths.max(initial=0) > 1:
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        texts = pc.binary_join(pa.LargeListArray.from_arrays(ends, texts), pa.scalar(b",", pa.large_binary()))
+        return pc.if_else(pa.array(lengths == 0), default, texts)
+    if len(texts) == batch.num_rows:
+        return texts
+    # Nothing to join, which takes longer.
+    places = pa.array(np.cumsum(lengths) - 1, mask=lengths == 0)
+    return pc.fill_null(texts.take(places), default)
+
+
+def _texts_of(values: pa.Array, name: str, dtype: str) -> pa.Array:
+    if values.type != _ARROW_TYPES[dtype] and len(values):
+        raise InvalidDataError(
+            f"feature {name!r}",
+            f"is not of the schema's type ({dtype} there, {values.type} here)",
+            "Correct the rows or the schema.",
+        )
+    if dtype == "float32":
+        values = values.view(pa.int32())  # As text, close numbers would be equal.
+    return values if dtype == "string" else values.cast(pa.large_string()).cast(pa.large_binary())
 
 
 def _missing(dtype: tf.DType) -> str | int:
@@ -98,5 +138,5 @@ def _as_text(values: tf.Tensor) -> tf.Tensor:
     return values if values.dtype == tf.string else tf.strings.as_string(values)
 
 
-def _hashed(parts: list[tf.Tensor]) -> tf.Tensor:
-    return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, separator="\x1f"), 2**63 - 1)
+def _hashed(texts: tf.Tensor) -> tf.Tensor:
+    return tf.strings.to_hash_bucket_fast(texts, 2**63 - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -18,6 +19,9 @@ from spikeguard.components.training_statistics.robust_statistics import (
 )
 from spikeguard.components.training_statistics.summaries import MAX_CATEGORIES, FeatureSummary, NumberSummary
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Fewer different numbers than this may be the names of categories.
+_CODES = 20
 # Findings name at most so many values.
 _NAMED = 5
 
@@ -51,7 +55,8 @@ def describe(name: str, rows: int, summary: FeatureSummary, rare_share: float) -
 
 
 def findings_of(statistics: RobustStatistics, inexact: int = 0) -> tuple[str, ...]:
-    """What is unusual about a feature: `all_missing`, `constant`, `not_finite`, `huge`, `inexact_integers`, `changing_length`.
+    """What is unusual about a feature: `all_missing`, `constant`, `not_finite`, `huge`, `inexact_integers`,
+    `numbers_as_text`, `changing_length`.
 
     >>> findings_of(RobustStatistics(name="x", rows=3, present_rows=3, values=3, nan=1, pos_inf=2))
     ('not_finite: 1 NaN, 2 +inf, 0 -inf of 3 values',)
@@ -74,9 +79,25 @@ def findings_of(statistics: RobustStatistics, inexact: int = 0) -> tuple[str, ..
         findings.append(
             f"inexact_integers: {inexact} of {statistics.values} values are beyond 2**53, rounded to floats"
         )
+    if statistics.categories and statistics.weight is None:
+        findings += _numbers_as_text(statistics)
     if statistics.min_length != statistics.max_length:
         findings.append(f"changing_length: {statistics.min_length} to {statistics.max_length} values in a row")
     return tuple(findings)
+
+
+def _numbers_as_text(statistics: RobustStatistics) -> list[str]:
+    """Where most texts are numbers, and neither few nor codes such as 94110: a reader made them text for a reason."""
+    numbers = {name: weight for name, weight in statistics.categories if _NUMBER.fullmatch(name)}
+    others = [name for name, _ in statistics.categories if name not in numbers]
+    total = sum(weight for _, weight in statistics.categories)
+    is_code = [name.isdecimal() and int(name) < 2**63 for name in numbers]
+    if len(numbers) < _CODES or sum(numbers.values()) <= total / 2 or (all(is_code) and not others):
+        return []
+    odd = [name for name, code in zip(numbers, is_code, strict=True) if not code]
+    named = ", ".join((odd or [*numbers])[:_NAMED])
+    text = f"numbers_as_text: {sum(numbers.values()):.0f} of {total:.0f} counted values are numbers, such as {named}"
+    return [f"{text}; others are {', '.join(others[:_NAMED])}" if others else text]
 
 
 def outside_domain(statistics: RobustStatistics, feature: schema_pb2.Feature, domain: schema_pb2.StringDomain) -> str:
@@ -100,7 +121,7 @@ def outside_domain(statistics: RobustStatistics, feature: schema_pb2.Feature, do
             if (limits.min or limits.max) and (lower < limits.min or upper > limits.max):
                 outside = [f"{lower:g} to {upper:g}"]
     named = ", ".join(outside[:_NAMED])
-    return f"outside_domain: {named} is not in the schema's domain of the label" if outside else ""
+    return f"outside_domain: the label's {named} is not in the schema's domain" if outside else ""
 
 
 def _with_categories(

@@ -31,6 +31,8 @@ class Reference:
     """`best_error` of the data before they were spoiled; None where they were not, or where that was not run."""
     sane_rates: tuple[float, ...]
     """Rates at which the recipe is stable with every seed and its median error lies within 5 % of the best."""
+    of: str
+    """The data set whose runs these are: the unspoiled twin where rows are not finite, as no unguarded network outlives them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Summary:
     data: str
     runs: int
     stable: float
-    """Share of the runs whose losses were all finite and whose curve the gate calls stable."""
+    """Share of the runs with the verdict `stable`; see `Run.verdict`."""
     stable_sane: float | None
+    finite: float
+    """Share of the runs whose validation error is finite after the last step."""
     sane_median: float | None
     sane_worst: float | None
     all_median: float | None
@@ -58,7 +62,8 @@ class Summary:
     clean_median: float | None
     """At the sane rates, over the best error on the unspoiled data."""
     intervened: float | None
-    """Share of the steps intervened in, over runs that the recipe passes as stable with the same data, rate and seed."""
+    """Share of the steps intervened in, over runs that the recipe passes as stable with the same data, rate and seed, where
+    all rows are finite."""
     intervened_sane: float | None
     """The same over the sane rates only, where the recipe is not just calm but good."""
     intervened_by_kind: dict[str, float] | None
@@ -66,13 +71,14 @@ class Summary:
 
 
 def references(runs: Sequence[Run]) -> dict[str, Reference]:
-    """By data set; without those that no reference arm was run on."""
+    """By data set; without those that no reference arm was run on, or, where rows are not finite, on their twin."""
     found = {}
     for data in dict.fromkeys(run.data for run in runs):
         medians = {
             (arm, rate): statistics.median(_error(run) for run in group)
             for (arm, rate), group in _grouped(
-                (run for run in runs if run.data == data and run.arm in REFERENCES), lambda run: (run.arm, run.rate)
+                (run for run in runs if run.data == data and run.arm in REFERENCES and not run.gaps),
+                lambda run: (run.arm, run.rate),
             ).items()
         }
         if not medians:
@@ -84,18 +90,22 @@ def references(runs: Sequence[Run]) -> dict[str, Reference]:
             for rate, group in sorted(recipe.items())
             if all(run.verdict == "stable" for run in group) and medians["recipe", rate] <= _SANE_EXCESS * best
         )
-        found[data] = Reference(data, best, arm, rate, None, sane)
-    twins = {run.data: run.twin for run in runs if run.twin != run.data}
-    return {
-        data: dataclasses.replace(one, clean_error=found[twins[data]].best_error) if twins.get(data) in found else one
-        for data, one in found.items()
-    }
+        found[data] = Reference(data, best, arm, rate, None, sane, of=data)
+    for data, twin in {run.data: run.twin for run in runs if run.twin != run.data}.items():
+        if twin in found:
+            clean = found[twin]
+            found[data] = dataclasses.replace(found.get(data, clean), data=data, clean_error=clean.best_error)
+    return found
 
 
 def summarize(runs: Sequence[Run]) -> list[Summary]:
     """One row per arm over all data sets, then one per arm and data set, in the order of the runs."""
     known = references(runs)
-    healthy = {(run.data, run.rate, run.seed) for run in runs if run.arm == "recipe" and run.verdict == "stable"}
+    healthy = {
+        (run.data, run.rate, run.seed)
+        for run in runs
+        if run.arm == "recipe" and run.verdict == "stable" and not run.gaps
+    }
     counted = [run for run in runs if run.data not in TWINS_ONLY]
     arms = list(dict.fromkeys(run.arm for run in counted))
     scopes = [_OVERALL, *dict.fromkeys(run.data for run in counted)]
@@ -116,7 +126,8 @@ def _summary(
     sane_ratios = [_error(run) / reference.best_error for run, reference in sane]
     clean_ratios = [_error(run) / reference.clean_error for run, reference in sane if reference.clean_error]
     left_alone = [run for run in runs if (run.data, run.rate, run.seed) in healthy]
-    steps, sane_steps = sum(run.steps for run in left_alone), sum(run.steps for run, _ in sane)
+    sane_alone = [run for run, _ in sane if not run.gaps]
+    steps, sane_steps = sum(run.steps for run in left_alone), sum(run.steps for run in sane_alone)
     has_worked = [
         run.verdict == "stable" and ratio <= _USEFUL_EXCESS for (run, _), ratio in zip(compared, ratios, strict=True)
     ]
@@ -126,6 +137,7 @@ def _summary(
         runs=len(runs),
         stable=_share(run.verdict == "stable" for run in runs) or 0.0,
         stable_sane=_share(run.verdict == "stable" for run, _ in sane),
+        finite=_share(run.error is not None for run in runs) or 0.0,
         sane_median=_median(sane_ratios),
         sane_worst=max(sane_ratios, default=None),
         all_median=_median(ratios),
@@ -134,7 +146,7 @@ def _summary(
         stable_useful=_share(has_worked),
         clean_median=_median(clean_ratios),
         intervened=sum(run.intervened for run in left_alone) / steps if steps else None,
-        intervened_sane=sum(run.intervened for run, _ in sane) / sane_steps if sane_steps else None,
+        intervened_sane=sum(run.intervened for run in sane_alone) / sane_steps if sane_steps else None,
         intervened_by_kind={kind: sum(run.interventions[kind] for run in left_alone) / steps for kind in ACTIONS}
         if steps
         else None,
@@ -146,6 +158,7 @@ _HEADER = (
     "runs",
     "stable",
     "at sane",
+    "finite",
     "error, sane",
     "worst",
     "over clean",
@@ -167,6 +180,7 @@ def rows(summaries: Iterable[Summary], data: str) -> list[tuple[str, ...]]:
             str(one.runs),
             _percent(one.stable),
             _percent(one.stable_sane),
+            _percent(one.finite),
             _ratio(one.sane_median),
             _ratio(one.sane_worst),
             _ratio(one.clean_median),
@@ -208,7 +222,7 @@ def sections(runs: Sequence[Run]) -> list[tuple[str, tuple[str, ...], list[tuple
             one.data,
             metrics[one.data],
             f"{one.best_error:.4g}",
-            f"{one.best_arm}, {one.best_rate:g}",
+            f"{one.best_arm}, {one.best_rate:g}" + ("" if one.of == one.data else f" ({one.of})"),
             "" if one.clean_error is None else f"{one.best_error / one.clean_error:.3f}",
             ", ".join(f"{rate:g}" for rate in one.sane_rates) or "none",
         )

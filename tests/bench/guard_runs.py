@@ -74,7 +74,8 @@ class Run:
     rate: float
     seed: int
     verdict: str
-    """`stable`, `unstable`, `diverged` or `insufficient`, as the gate judges the recorded losses."""
+    """`stable`, `unstable`, `diverged` or `insufficient`, as the gate judges the recorded losses but those of batches with a
+    row that is not finite: theirs are not, whatever the weights, and the gate would pass no run that met one."""
     reasons: tuple[str, ...]
     error: float | None
     """Validation error after the last step; None where it is not finite."""
@@ -86,6 +87,8 @@ class Run:
     """The guard's factor on the rate after the last step; None where it has none."""
     steps: int
     seconds: float
+    gaps: int = 0
+    """Steps whose batch held a row that is not finite."""
 
 
 class Training:
@@ -145,7 +148,9 @@ class Training:
         """Trains, judges and validates."""
         started = time.monotonic()
         loss, action = self.losses(seed, rate)
-        curve = TrainingCurve.from_losses(loss)
+        is_row_finite = np.isfinite(self.data.train_x).all(axis=1)
+        is_whole = is_row_finite[self.data.batches(seed, self.steps)].all(axis=1)
+        curve = TrainingCurve.from_losses(loss[is_whole])
         verdict, reasons = judge(curve, detect_spikes(curve, DetectionConfig()), SpikePolicy())
         error, factor = self.data.error(self._predict().numpy()), getattr(self.optimizer, "factor", None)
         return Run(
@@ -163,6 +168,7 @@ class Training:
             factor=None if factor is None else float(tf.convert_to_tensor(factor)),
             steps=self.steps,
             seconds=time.monotonic() - started,
+            gaps=int(np.sum(~is_whole)),
         )
 
 

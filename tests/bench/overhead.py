@@ -1,12 +1,15 @@
 """What recording and guarding add to the time of a step of `fit`.
 
-Five arms take turns in one process, each with its own copy of the network, which starts every round from the same
+Six arms take turns in one process, each with its own copy of the network, which starts every round from the same
 weights:
 
 - bare: `fit` without a callback, for which Keras does not wait for a step before it starts the next; with a callback that
   is told of each batch, such as Keras' own progress bar, it does;
 - plain: `fit` with a callback that reads the clock, as the arms below have it too;
-- recorder, guard, both: `CurveRecorder`, `SpikeGuard` around Adam, the two together.
+- recorder, guard, both: `CurveRecorder`, `SpikeGuard` around Adam, the two together;
+- replay: `CurveRecorder` that also keeps the rows and states that replays need, as GuardedTrainer's does. Replays themselves
+  come after the training and have a budget of their own: here it is nothing, as each round's first losses, high above the
+  last ones of the round before, would be replayed.
 
 A ratio divides by the plain or the bare part of the same round. The recorder's blocks and TensorBoard events are written
 within the time: each part lasts several blocks of the default length.
@@ -36,9 +39,10 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 import spikeguard
+from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
 from tests.bench import RESULTS
 
-ARMS = ("bare", "plain", "recorder", "guard", "both")
+ARMS = ("bare", "plain", "recorder", "replay", "guard", "both")
 _BASES = ("plain", "bare")
 # Steps that a part's clock leaves out: Keras starts its input there.
 _FIRST = 8
@@ -120,8 +124,10 @@ class _Training:
         self._arm = arm
         self._model, self._data, self._clock = case.model(arm in ("guard", "both")), case.data(), _Clock()
         self._callbacks = [] if arm == "bare" else [self._clock]
-        if arm in ("recorder", "both"):
-            self._callbacks.insert(0, spikeguard.CurveRecorder(folder / arm))
+        if arm in ("recorder", "replay", "both"):
+            budget = ReplayBudget(time_share=0.0, least_seconds=0.0)
+            recorder = spikeguard.CurveRecorder(folder / arm, replay=budget if arm == "replay" else False)
+            self._callbacks.insert(0, recorder)
         self._model.optimizer.build(self._model.trainable_variables)
         # A guard's variables include those of the optimizer in it.
         self._state = [(variable, variable.numpy()) for variable in self._variables()]
@@ -254,7 +260,7 @@ def report(parts: Sequence[Part], steps: int, folder: pathlib.Path) -> list[Summ
     Console(width=140).print(table)
     lines = ["| " + " | ".join(row) + " |" for row in (_HEADER, ["---"] * len(_HEADER), *_rows(summaries))]
     notes = (
-        f"Ratios divide parts of the same round; the goal for recorder, guard and both is a median of at most {_GOAL} "
+        f"Ratios divide parts of the same round; the goal for all but bare is a median of at most {_GOAL} "
         "over plain. Plain has a callback that reads the clock after each batch, as the arms below it do; bare has "
         "none, and Keras then does not wait for a step before it starts the next."
     )

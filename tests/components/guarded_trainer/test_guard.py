@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 
 import spikeguard
-from spikeguard.components.guarded_trainer import interventions
 from spikeguard.components.guarded_trainer.guard import SpikeGuard
 from spikeguard.components.guarded_trainer.guard_action import GuardAction
-from spikeguard.components.guarded_trainer.guard_state import GuardEvent
+from spikeguard.components.guarded_trainer.guard_state import Counts, GuardEvent
+from spikeguard.components.guarded_trainer.usual_level import UsualLevel
 
 A = GuardAction
 CALM = 64
@@ -366,25 +366,66 @@ def test_state_of_a_multiple_of_eight_returns_when_the_start_is_over() -> None:
     assert loop.events() == [(153, A.ROLLBACK | A.BACK_OFF | A.SKIP | A.HIGH_LOSS)]
 
 
-def test_steps_that_need_nothing_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The short way through a quiet step against the full one."""
+@pytest.mark.parametrize(("rolls_back", "steps"), [(False, 650), (True, 128)], ids=["long", "start"])
+def test_steps_that_need_nothing_change_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, rolls_back: bool, steps: int
+) -> None:
+    """The short way through a quiet step against the full one, which after the start would keep states more often."""
     rng = np.random.default_rng(3)
     # 400 eventful steps, 200 calm ones, in which the guard looks at every 32nd only, and a few events more.
     losses, norms = rng.uniform(0.9, 1.1, size=650), np.exp(0.3 * rng.uniform(-1.0, 1.0, size=650))
     losses[rng.choice(400, 10)], norms[rng.choice(400, 10)] = np.nan, 0.0
     norms[rng.choice(400, 30)] = 50.0
     norms[600 + rng.choice(50, 5)], losses[640] = 50.0, np.nan
-    found = []
-    for start_steps in (128, 1000):
-        monkeypatch.setattr(interventions, "_START_STEPS", start_steps)
-        loop = Loop(SpikeGuard(_momentum(), rolls_back=False), _KERNEL)
-        for loss, norm in zip(losses, norms, strict=True):
+    losses[90:93] = 5.0
+    losses[steps - 1] = np.nan  # Both have caught up when it ends.
+    found, quiet_steps = [], UsualLevel._quiet_steps
+    for quiet in (quiet_steps, lambda self, counts: 0 * quiet_steps(self, counts)):
+        monkeypatch.setattr(UsualLevel, "_quiet_steps", quiet)
+        loop = Loop(SpikeGuard(_momentum(), rolls_back=rolls_back, snapshot_steps=10), _KERNEL)
+        since = 0
+        for loss, norm in zip(losses[:steps], norms[:steps], strict=True):
             loop.step(loss, norm)
-        counts = loop.optimizer._counts.numpy()[:-1]  # The last tells how many quiet steps may follow.
-        others = [one.numpy() for one in loop.optimizer.variables if one is not loop.optimizer._counts]
-        found.append(([*loop.state(), counts, *others], repr(loop.optimizer.events())))
+            since = max(since, int(loop.optimizer._since.numpy()))
+        # The last count tells how many quiet steps may follow, and so does the gate.
+        counts = loop.optimizer._counts.numpy()[:-1]
+        apart = (loop.optimizer._counts, loop.optimizer._gate)
+        others = [one.numpy() for one in loop.optimizer.variables if not any(one is other for other in apart)]
+        found.append(([*loop.state(), counts, *others], repr(loop.optimizer.events()), since))
     assert found[0][1] == found[1][1] != "()"
     _assert_same(found[0][0], found[1][0])
+    assert found[0][2] > found[1][2] == 0
+
+
+@pytest.mark.parametrize("after", [1, 31])
+def test_step_is_skipped_when_it_comes_between_two_looks(after: int) -> None:
+    loop = _loop(_adam, ((8, 8), (8,)))
+    for step in range(160 + after - 1):
+        loop.step(LOSSES[step % 64], NORMS[step % 64])
+    assert int(loop.optimizer._since.numpy()) == after - 1
+    before = loop.state()
+    loop.step(norm=np.nan)
+    _assert_same(loop.state(), before)
+    assert loop.events() == [(160 + after, A.SKIP | A.NON_FINITE_GRADIENT)]
+    assert (loop.optimizer.steps, int(loop.optimizer.iterations)) == (160 + after, 160 + after - 1)
+
+
+def test_step_is_skipped_when_the_limit_is_beyond_all_numbers() -> None:
+    loop = _loop()
+    for _ in range(25):
+        loop.step(norm=1.5e19)
+    assert np.isinf(loop.optimizer._limits.numpy()[0])
+    assert int(loop.optimizer._since.numpy()) == 1
+    loop.step(norm=1e25)
+    assert loop.events() == [(26, A.SKIP | A.NON_FINITE_GRADIENT)]
+
+
+def test_all_steps_are_counted_when_some_of_them_were_quiet() -> None:
+    loop = _loop()
+    for step in range(150):
+        loop.step(LOSSES[step], NORMS[step])
+        assert loop.optimizer.steps == step + 1
+    assert int(loop.optimizer._since.numpy()) > 0
 
 
 def test_kept_state_is_from_before_the_losses_rose() -> None:
@@ -547,11 +588,11 @@ def test_updates_are_measured_at_the_first_16_steps_and_each_eighth() -> None:
     assert loop.factor == 1.0
 
 
-def _rate_jumps_after_calm(change: float) -> Loop:
-    """168 steps that each change the kernel by this share of the bound, then 64 of 16 times the bound."""
-    loop = _loop(shapes=_KERNEL, backs_off=False)
+def _rate_jumps_after_calm(change: float, steps: int = 168 + 64, **options: Any) -> Loop:
+    """168 steps that each change the kernel by this share of the bound, then others of 16 times the bound."""
+    loop = _loop(shapes=_KERNEL, backs_off=False, **options)
     norm = change * _BOUND / RATE * np.sqrt(15 / 12)  # Of kernel and bias, 12 and 3 elements.
-    for step in range(168 + 64):
+    for step in range(steps):
         if step == 168:
             loop.optimizer.learning_rate = RATE * 16 / change
         loop.step(norm=norm)
@@ -562,6 +603,18 @@ def test_updates_are_measured_at_each_32nd_step_while_all_is_calm() -> None:
     # What was shortened is unusual: from there on every eighth is measured again.
     steps = [step for step, _ in _rate_jumps_after_calm(0.1).events()]
     assert steps == [192, 200, 208, 216, 224, 232]
+
+
+def test_step_after_a_shortened_one_is_told_no_action_and_keeps_no_state() -> None:
+    """It is looked at for the sake of the action alone: a state is due there, and is kept at the next multiple of eight."""
+    loop = _rate_jumps_after_calm(0.1, 192, snapshot_steps=192)
+    assert A(int(loop.optimizer.action.numpy())) == A.LARGE_UPDATE
+    kept = []
+    for _ in range(8):
+        loop.step(norm=0.01)
+        assert int(loop.optimizer.action.numpy()) == 0
+        kept.append(int(loop.optimizer._counts.numpy()[Counts._fields.index("kept")]))
+    assert kept == [1] * 7 + [2]
 
 
 def test_updates_are_measured_at_each_eighth_step_when_they_come_near_the_bound() -> None:
@@ -891,6 +944,11 @@ def test_statistics_of_batch_norm_return_when_a_batch_is_not_a_number() -> None:
     model.optimizer.protect(model.non_trainable_variables)
     model.train_on_batch(spoilt, y[:BATCH])
     np.testing.assert_array_equal(norm.moving_mean.numpy(), [1.0, 2.0, 3.0, 4.0])
+    # Nor when other variables are protected by then and the step, which is not traced again, knows the first copies only.
+    norm.moving_mean.assign([4.0, 3.0, 2.0, 1.0])
+    model.optimizer.protect([*model.non_trainable_variables, keras.Variable(1.0)])
+    model.train_on_batch(spoilt, y[:BATCH])
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), [4.0, 3.0, 2.0, 1.0])
 
 
 def test_batches_of_one_row_are_trained_and_skipped_one_by_one() -> None:

@@ -16,9 +16,9 @@ from tfx.types import standard_artifacts
 
 from spikeguard.components.anomalies import read_anomalies
 from spikeguard.components.artifacts import OutlierModel
+from spikeguard.components.example_rows import SplitFile, read_rows
 from spikeguard.components.outlier_detector.config import DetectorConfig
 from spikeguard.components.outlier_detector.executor import Executor
-from spikeguard.components.outlier_detector.reading import SplitFile, read_rows
 from spikeguard.components.outlier_detector.summary import read_outliers
 from spikeguard.components.training_statistics.generators import RobustStatisticsGenerator, StatisticsConfig
 from spikeguard.components.training_statistics.reading import FILE_NAME
@@ -60,8 +60,13 @@ def examples_of(folder: pathlib.Path, files: int = 1, **splits: list[Row]) -> st
         for number in range(files):
             path = folder / f"Split-{split}" / f"data_tfrecord-{number:05d}-of-{files:05d}.gz"
             write_file(path, [serialized(row) for row in rows[number::files]])
+    return examples_in(folder, list(splits))
+
+
+def examples_in(folder: pathlib.Path, splits: list[str]) -> standard_artifacts.Examples:
+    """An Examples artifact of the files in a folder."""
     examples = standard_artifacts.Examples()
-    examples.uri, examples.split_names, examples.span, examples.version = str(folder), json.dumps(list(splits)), 7, 3
+    examples.uri, examples.split_names, examples.span, examples.version = str(folder), json.dumps(splits), 7, 3
     examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
     return examples
 

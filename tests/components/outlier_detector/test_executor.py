@@ -297,7 +297,8 @@ def test_eval_rows_never_enter_what_is_fitted(outcomes: dict[str, Outcome]) -> N
 def test_drop_refuses_more_than_the_stated_share(tmp_path: pathlib.Path) -> None:
     rows = [*_rows(30), _rows(1)[0] | {"a": 1e6}]
     words = (
-        r"split 'train': would lose 1 of 31 rows \(3\.2%\) as outliers, more than max_dropped_share allows \(0\.5%\)"
+        r"split 'train': would lose 1 of 31 rows \(3\.2%\) as outliers, more than max_dropped_share allows \(0\.5%\); "
+        r"most values beyond their fences: y 3, a 1, b 1\."
     )
     with pytest.raises(InvalidDataError, match=words):
         detect(
@@ -380,7 +381,7 @@ def test_labels_outside_the_schema_are_findings_and_text_has_no_forest(tmp_path:
     outcome = detect(tmp_path, examples, schema, label="y", task="classification")
     assert outcome.findings("train")["y"] == {"Label outside domain"}
     assert outcome.findings("eval")["y"] == {"Unseen categories"}
-    _check_has_no_forest(outcome, "No isolation forest: there is no numeric feature of a fixed length.")
+    _check_has_no_forest(outcome, "No isolation forest: no feature has numbers of a fixed length or rare categories.")
 
 
 def test_label_is_named_when_the_schema_lacks_it(tmp_path: pathlib.Path) -> None:
@@ -401,7 +402,17 @@ def test_feature_is_named_when_the_schema_has_another_type(tmp_path: pathlib.Pat
     schema = schema_pb2.Schema()
     schema.feature.add(name="x", type=schema_pb2.INT)
     examples = examples_of(tmp_path / "examples", train=[{"x": 1.0}] * 20)
-    with pytest.raises(InvalidDataError, match=r"split 'train', feature 'x': is not of the schema's type \(Data types"):
+    with pytest.raises(
+        InvalidDataError, match=r"split 'train', feature 'x': is not of the schema's type \(int64 there, float"
+    ):
+        detect(tmp_path, examples, schema)
+
+
+def test_feature_is_named_when_the_schema_contradicts_itself(tmp_path: pathlib.Path) -> None:
+    schema = schema_pb2.Schema()
+    schema.feature.add(name="x", type=schema_pb2.FLOAT).shape.dim.add(size=1)
+    examples = examples_of(tmp_path / "examples", train=[{"x": 1.0}] * 20)
+    with pytest.raises(InvalidDataError, match=r"schema: cannot be used \(Feature x had shape .* Correct it"):
         detect(tmp_path, examples, schema)
 
 

@@ -10,11 +10,15 @@ import pytest
 from spikeguard.components.outlier_detector.sampling import RowSample, hash_rows
 
 
+def _add(sample: RowSample, rows: np.ndarray) -> RowSample:
+    return sample.add(hash_rows(np.array([row.tobytes() for row in rows], object), sample.seed), rows.__getitem__)
+
+
 def _sample(rows: np.ndarray, workers: int, size: int = 500, seed: int = 0) -> np.ndarray:
     empty = RowSample.empty(size, rows.shape[1], seed)
     parts = []
     for share in np.array_split(rows, workers):
-        parts.append(functools.reduce(RowSample.add, np.array_split(share, max(1, len(share) // 700)), empty))
+        parts.append(functools.reduce(_add, np.array_split(share, max(1, len(share) // 700)), empty))
     return functools.reduce(RowSample.merged, parts).rows()
 
 
@@ -51,6 +55,15 @@ def test_copies_are_drawn_in_their_number() -> None:
     assert np.mean(drawn[:, 0] == 7.0) == pytest.approx(0.4, abs=0.01)
 
 
+def test_copies_of_few_are_drawn_in_their_number() -> None:
+    # As attacks that all look the same: 0.2 % of the rows each, of which a draw of the different rows has one or none.
+    copies = np.repeat(np.arange(20, dtype=np.float32)[:, None] + 100.0, 80, axis=0) * np.ones(3, np.float32)
+    rows = np.random.default_rng(3).permutation(np.concatenate([_rows(38_400), copies]))
+    drawn = _sample(rows, workers=3, size=4000)
+    times = [int(np.sum(drawn[:, 0] == 100.0 + place)) for place in range(20)]
+    assert times == [8] * 20
+
+
 def test_few_different_rows_are_drawn_by_their_counts() -> None:
     rows = np.repeat(np.eye(3, dtype=np.float32), [8000, 1500, 500], axis=0)
     drawn = _sample(rows, workers=5, size=100)
@@ -65,7 +78,7 @@ def test_all_rows_are_drawn_when_there_are_no_more() -> None:
 
 
 def test_hashes_are_spread_evenly() -> None:
-    hashes = hash_rows(np.arange(100_000, dtype=np.float32).reshape(-1, 2), seed=0)
+    hashes = hash_rows(np.array([str(number % 50_000).encode() for number in range(100_000)], object), seed=0)
     assert len(np.unique(hashes)) == 50_000
     counts = np.bincount((hashes >> np.uint64(60)).astype(int), minlength=16)
-    assert np.abs(counts / 3125 - 1).max() < 0.06
+    assert np.abs(counts / 6250 - 1).max() < 0.06

@@ -15,6 +15,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Channel, standard_artifacts
 
 from spikeguard.components.errors import InvalidArgumentError, InvalidDataError
+from spikeguard.components.training_statistics import executor
 from spikeguard.components.training_statistics.component import TrainingStatistics
 from spikeguard.components.training_statistics.executor import Executor
 from spikeguard.components.training_statistics.reading import (
@@ -68,8 +69,9 @@ def _describe(
         (folder / "schema" / "schema.pbtxt").write_text(schema)
         inputs["schema"] = [standard_artifacts.Schema()]
         inputs["schema"][0].uri = str(folder / "schema")
-    executor = Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=BEAM_ARGS))
-    executor.Do(inputs, {"statistics": [statistics]}, {"split": split, "config": json.dumps(config)})
+    Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=BEAM_ARGS)).Do(
+        inputs, {"statistics": [statistics]}, {"split": split, "config": json.dumps(config)}
+    )
     return statistics
 
 
@@ -162,6 +164,25 @@ def test_custom_split_pattern_is_honoured(tmp_path: pathlib.Path) -> None:
     assert _read(_describe(tmp_path, examples)).rows == 30
 
 
+@pytest.mark.parametrize("payload", ["FORMAT_TF_EXAMPLE", "FORMAT_TF_SEQUENCE_EXAMPLE"])
+def test_rows_are_those_that_tfx_reads(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, payload: str) -> None:
+    examples = _examples(tmp_path / "examples", train=_rows(1500))
+    examples.set_string_custom_property("payload_format", payload)
+    if payload == "FORMAT_TF_SEQUENCE_EXAMPLE":
+        context = tf.train.Features(feature={"x": _feature(1.5), "c": _feature("緑")})
+        steps = tf.train.FeatureLists(feature_list={"s": tf.train.FeatureList(feature=[_feature([2.0, 4.0])] * 3)})
+        record = tf.train.SequenceExample(context=context, feature_lists=steps).SerializeToString()
+        with tf.io.TFRecordWriter(
+            str(tmp_path / "examples/Split-train/data_tfrecord-00000-of-00001.gz"), "GZIP"
+        ) as file:
+            file.write(record)
+    ours = _bytes(_describe(tmp_path / "ours", examples))
+    # What is written in another way, such as Parquet, is read by TFX's own source.
+    monkeypatch.setattr(executor, "has_readable_rows", lambda examples: False)
+    theirs = _bytes(_describe(tmp_path / "theirs", examples))
+    assert ours == theirs
+
+
 def test_weights_are_used(tmp_path: pathlib.Path) -> None:
     rows = [{"x": float(n), "w": float(n == 3)} for n in range(10)]
     found = _read(_describe(tmp_path, _examples(tmp_path / "examples", train=rows), weight="w")).features["x"]
@@ -220,7 +241,7 @@ def test_label_outside_the_schemas_domain_is_a_finding(tmp_path: pathlib.Path) -
     examples = _examples(tmp_path / "examples", train=[{"y": "a"}, {"y": "z"}])
     schema = 'feature { name: "y" type: BYTES string_domain { value: "a" value: "b" } }'
     found = _read(_describe(tmp_path, examples, schema=schema, label="y", task="classification"))
-    assert found.features["y"].findings == ("outside_domain: z is not in the schema's domain of the label",)
+    assert found.features["y"].findings == ("outside_domain: the label's z is not in the schema's domain",)
 
 
 @pytest.mark.parametrize("gap", [0, 3000])

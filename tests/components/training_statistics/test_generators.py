@@ -199,6 +199,28 @@ def test_constant_is_a_finding(values: list[float]) -> None:
     assert (found.mad, found.skewness, found.upper_tail) == (0.0, None, None)
 
 
+_CODES = [str(94100 + place) for place in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (
+            [*_CODES, "n/a"],
+            "60 of 61 counted values are numbers, such as 94100, 94101, 94102, 94103, 94104; others are n/a",
+        ),
+        ([*_CODES, "9223372036854775808"], "61 of 61 counted values are numbers, such as 9223372036854775808"),
+        ([*_CODES, "-0.5", "1e3"], "62 of 62 counted values are numbers, such as -0.5, 1e3"),
+        (_CODES, ""),
+        (["-1", "1", "2.5", "x"] * 9, ""),
+        ([*_CODES, *["x", "y"] * 40], ""),
+    ],
+    ids=["a text among them", "beyond 64 bits", "no codes", "codes", "few", "most are no numbers"],
+)
+def test_numbers_that_are_text_are_a_finding(texts: list[str], words: str) -> None:
+    assert _one({"x": _scalars(texts)}).findings == ((f"numbers_as_text: {words}",) if words else ())
+
+
 def test_single_row() -> None:
     found = _describe({"x": _scalars([7.0]), "v": pa.array([[1.0, 2.0]]), "c": _scalars(["a"])})
     assert (found["x"].median, found["x"].rows, found["v"].median) == (7.0, 1, 1.0)
@@ -250,7 +272,7 @@ def test_label_of_a_regression_has_robust_numbers_and_no_classes() -> None:
 def test_label_outside_the_schema_is_a_finding(values: list[Any], schema: str, words: str) -> None:
     text = f'feature {{ name: "y" {schema} }} string_domain {{ name: "letters" value: "a" value: "b" }}'
     found = _describe({"y": _scalars(values)}, schema=text, **LABEL)["y"]
-    assert [finding for finding in found.findings if finding.startswith("outside_domain: " + words)]
+    assert [finding for finding in found.findings if finding.startswith("outside_domain: the label's " + words)]
     inside = _describe({"y": _scalars([values[0]] * 2)}, schema=text, **LABEL)["y"]
     assert not [finding for finding in inside.findings if finding.startswith("outside_domain")]
 

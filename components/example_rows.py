@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import tensorflow as tf
+from tfx_bsl.arrow import table_util
 from tfx_bsl.coders import example_coder, sequence_example_coder
 
 from spikeguard.components.errors import InvalidDataError
@@ -15,6 +19,8 @@ from spikeguard.components.errors import InvalidDataError
 Payload = Literal["FORMAT_TF_EXAMPLE", "FORMAT_TF_SEQUENCE_EXAMPLE"]
 # Large enough that the work per batch does not count, small enough for memory.
 BATCH_ROWS = 8192
+# Rows that are decoded at once: their columns stay in the processor's cache, which takes a third less time.
+_DECODED_ROWS = 512
 _GZIP = b"\x1f\x8b\x08"
 _SEQUENCES = "##SEQUENCE##"
 
@@ -32,11 +38,35 @@ class SplitFile:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some rows of a file."""
+    """Some rows of a file, as they are on disk; they are decoded when they are asked for."""
 
-    serialized: Any
+    file: SplitFile
+    serialized: npt.NDArray[np.object_]
     """Shape (rows,), bytes objects."""
-    batch: pa.RecordBatch
+    _decoder: Any
+
+    @functools.cached_property
+    def batch(self) -> pa.RecordBatch:
+        """All of them as Arrow columns, a list of values per row; raises as `decoded` does."""
+        return self.decoded(slice(None))
+
+    def decoded(self, places: npt.NDArray[np.intp] | slice) -> pa.RecordBatch:
+        """Some of them as Arrow columns.
+
+        Raises:
+          InvalidDataError: a feature has values of several types.
+        """
+        try:
+            return _decoded(self._decoder, self.serialized[places])
+        except RuntimeError as error:
+            if "type" not in str(error) and "parse" not in str(error):
+                raise
+            text = " ".join(str(error).split())
+            raise InvalidDataError(
+                f"split {self.file.split!r}, {self.file.path}",
+                f"cannot be decoded ({text})",
+                "Write each feature with one type.",
+            ) from error
 
 
 def read_rows(file: SplitFile, batch_rows: int = BATCH_ROWS) -> Iterator[Rows]:
@@ -45,7 +75,7 @@ def read_rows(file: SplitFile, batch_rows: int = BATCH_ROWS) -> Iterator[Rows]:
     Beam reads record by record, which takes several times as long as TensorFlow does for a batch.
 
     Raises:
-      InvalidDataError: the file is damaged, or a feature has values of several types.
+      InvalidDataError: the file is damaged.
     """
     if file.payload == "FORMAT_TF_EXAMPLE":
         decoder: Any = example_coder.ExamplesToRecordBatchDecoder(None)
@@ -56,18 +86,24 @@ def read_rows(file: SplitFile, batch_rows: int = BATCH_ROWS) -> Iterator[Rows]:
     dataset = dataset.prefetch(1)
     try:
         for serialized in dataset.as_numpy_iterator():
-            yield Rows(serialized, decoder.DecodeBatch(serialized))
+            yield Rows(file, serialized, decoder)
     except tf.errors.DataLossError as error:
         raise InvalidDataError(
             f"split {file.split!r}, {file.path}", f"is damaged ({error.message})", "Write the examples again."
         ) from error
-    except RuntimeError as error:
-        if "type" not in str(error) and "parse" not in str(error):
-            raise
-        text = " ".join(str(error).split())
-        raise InvalidDataError(
-            f"split {file.split!r}, {file.path}", f"cannot be decoded ({text})", "Write each feature with one type."
-        ) from error
+
+
+def _decoded(decoder: Any, serialized: Any) -> pa.RecordBatch:
+    # Of no rows there is one part all the same.
+    starts = range(0, max(1, len(serialized)), _DECODED_ROWS)
+    parts = [decoder.DecodeBatch(serialized[start : start + _DECODED_ROWS]) for start in starts]
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return table_util.MergeRecordBatches(parts)
+    except RuntimeError:
+        # A feature has one type in each part and several in all of them, which the decoder names and the merging does not.
+        return decoder.DecodeBatch(serialized)
 
 
 def _is_gzipped(path: str) -> bool:
