@@ -14,8 +14,8 @@ import tensorflow as tf
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.guard import chain, guard_of
 from spikeguard.components.guarded_trainer.kept_rows import KeptRows
-from spikeguard.components.guarded_trainer.replay_feed import BatchFeed
 from spikeguard.components.guarded_trainer.norms import half_squares
+from spikeguard.components.guarded_trainer.replay_feed import BatchFeed
 
 # Each operation in a small step costs a thousandth of it, so norms leave the graph as the halves of their squares, which
 # are one operation per weight; the rest of the arithmetic is done for a whole block at once.
