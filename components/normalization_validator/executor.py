@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
@@ -18,6 +17,7 @@ from tfx.types import Artifact, artifact_utils
 from spikeguard.components.anomalies import write_findings
 from spikeguard.components.blessing import bless
 from spikeguard.components.errors import InvalidDataError, SpikeguardError
+from spikeguard.components.example_artifacts import paths_of, splits_of
 from spikeguard.components.normalization_validator.measured import NormalizationConfig
 from spikeguard.components.normalization_validator.result import Report, write_result
 from spikeguard.components.normalization_validator.transforms import measure
@@ -41,7 +41,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
         scratch = os.path.join(anomalies.uri, ".measured")
         splits: list[str] = [config.train_split]
         try:
-            splits = _splits(input_dict["examples"][0]) or splits
+            splits = splits_of(input_dict["examples"][0]) or splits
             report = validate(
                 _inputs(input_dict, splits),
                 config,
@@ -69,26 +69,21 @@ def _inputs(input_dict: dict[str, list[Artifact]], splits: Sequence[str]) -> Inp
     return Inputs(
         graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),
         raw={split: _files(examples, split) for split in splits},
-        materialized={split: _files(transformed, split) for split in (_splits(transformed[0]) if transformed else ())},
+        materialized={
+            split: _files(transformed, split) for split in (splits_of(transformed[0]) if transformed else ())
+        },
         analyzed_rows=_rows_in(analyzed[0].uri) if analyzed else None,
         described_rows=_described_rows(statistics[0]) if statistics else None,
     )
 
 
-def _files(artifacts: Sequence[Artifact], split: str) -> tuple[str, ...]:
+def _files(artifacts: list[Artifact], split: str) -> tuple[str, ...]:
     for artifact in artifacts:
         payload = examples_utils.get_payload_format(artifact)
         if payload != example_gen_pb2.FORMAT_TF_EXAMPLE:
             name = example_gen_pb2.PayloadFormat.Name(payload)
             raise InvalidDataError("examples", f"are of the format {name}", "Give tf.Examples in TFRecord files.")
-    patterns = examples_utils.get_split_file_patterns(artifacts, split)
-    return tuple(sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern)))
-
-
-def _splits(examples: Artifact) -> list[str]:
-    if examples.has_custom_property(examples_utils.CUSTOM_SPLIT_PATTERN_PROPERTY_NAME):
-        return list(json.loads(examples.get_string_custom_property(examples_utils.CUSTOM_SPLIT_PATTERN_PROPERTY_NAME)))
-    return list(artifact_utils.decode_split_names(examples.split_names))
+    return tuple(sorted(paths_of(artifacts, split)))
 
 
 def _rows_in(folder: str) -> int:

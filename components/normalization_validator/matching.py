@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -99,18 +99,10 @@ def match(effect: Effect, train: Columns, others: Mapping[str, Columns]) -> Matc
     Returns:
       None where the constants equal no statistic of any set.
     """
-    trains = {constants.rule: constants for constants in constants_of(train)}
-    found: dict[str, dict[str, Constants]] = {}
-    for name, column in others.items():
-        for constants in constants_of(column):
-            found.setdefault(constants.rule, {})[name] = constants
-    train_misses = {rule: constants.misses(effect) for rule, constants in trains.items()}
-    other_misses = {rule: {n: c.misses(effect) for n, c in sets.items()} for rule, sets in found.items()}
-    decided = decide(train_misses, other_misses)
+    decided = decide_among(effect, constants_of(train), {name: constants_of(column) for name, column in others.items()})
     if decided is None:
         return None
-    chosen = found.get(decided.rule, {}).get(decided.other or "")
-    decided = dataclasses.replace(decided, train=trains.get(decided.rule), found=chosen)
+    chosen = decided.found
     if decided.status == "refuted" and chosen is not None and chosen.extremes:
         bounds = decided.train.extremes if decided.train else ()
         decisive = [extreme for extreme in chosen.extremes if extreme not in bounds]
@@ -118,6 +110,28 @@ def match(effect: Effect, train: Columns, others: Mapping[str, Columns]) -> Matc
             # A limit that the data may reach at any time, and that people write by hand.
             return dataclasses.replace(decided, status="undecidable")
     return decided
+
+
+def decide_among(effect: Effect, train: Sequence[Constants], others: Mapping[str, Sequence[Constants]]) -> Match | None:
+    """The verdict on an effect's constants, with those that it was compared with.
+
+    Args:
+      effect: of the transformed column.
+      train: constants that the rules compute from the train split.
+      others: the same of the forbidden sets, by name.
+    """
+    trains = {constants.rule: constants for constants in train}
+    found: dict[str, dict[str, Constants]] = {}
+    for name, several in others.items():
+        for constants in several:
+            found.setdefault(constants.rule, {})[name] = constants
+    train_misses = {rule: constants.misses(effect) for rule, constants in trains.items()}
+    other_misses = {rule: {n: c.misses(effect) for n, c in sets.items()} for rule, sets in found.items()}
+    decided = decide(train_misses, other_misses)
+    if decided is None:
+        return None
+    chosen = found.get(decided.rule, {}).get(decided.other or "")
+    return dataclasses.replace(decided, train=trains.get(decided.rule), found=chosen)
 
 
 def decide(train_misses: Mapping[str, float], other_misses: Mapping[str, Mapping[str, float]]) -> Match | None:

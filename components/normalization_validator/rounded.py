@@ -10,7 +10,7 @@ from spikeguard.components.normalization_validator.matching import (
     Constants,
     Match,
     constants_of,
-    decide,
+    decide_among,
     is_natural_limit,
 )
 from spikeguard.components.normalization_validator.summaries import Columns
@@ -43,28 +43,16 @@ def rounded_match(effect: Effect, train: Columns, others: Mapping[str, Columns])
         return None
     halves = 0.5 * 10.0 ** -decimals[0], 0.5 * 10.0 ** -decimals[1]
 
-    def rounded(column: Columns) -> dict[str, Constants]:
-        return {
-            constants.rule: dataclasses.replace(
+    def rounded(column: Columns) -> list[Constants]:
+        return [
+            dataclasses.replace(
                 constants, rule=f"{constants.rule}, rounded", location_error=halves[0], scale_error=halves[1]
             )
             for constants in constants_of(column)
             if constants.rule in _RULES and max(halves) <= _COARSEST / 2 * float(column.sd)
-        }
+        ]
 
-    trains, found = rounded(train), {name: rounded(column) for name, column in others.items()}
-    train_misses = {constants.rule: constants.misses(effect) for constants in trains.values()}
-    other_misses: dict[str, dict[str, float]] = {}
-    for name, rules in found.items():
-        for constants in rules.values():
-            other_misses.setdefault(constants.rule, {})[name] = constants.misses(effect)
-    decided = decide(train_misses, other_misses)
-    if decided is None:
-        return None
-    rule = decided.rule.removesuffix(", rounded")
-    return dataclasses.replace(
-        decided, train=trains.get(rule), found=found[decided.other].get(rule) if decided.other else None
-    )
+    return decide_among(effect, rounded(train), {name: rounded(column) for name, column in others.items()})
 
 
 def decimals_of(value: float, error: float) -> int | None:

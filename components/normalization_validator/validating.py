@@ -93,7 +93,7 @@ def read_sample(files: Sequence[str], rows: int) -> list[bytes]:
     """The first rows of the files, from all of them in turn; fewer where there are not so many."""
     paths = tf.data.Dataset.from_tensor_slices(list(files))
     dataset = paths.interleave(
-        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP" if compression(files[0]) else ""),
+        lambda path: tf.data.TFRecordDataset(path, compression_type=compression(files[0])),
         cycle_length=min(len(files), _SAMPLED_FILES),
     )
     return [record.numpy() for record in dataset.take(rows)]

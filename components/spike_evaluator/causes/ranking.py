@@ -50,7 +50,7 @@ _REFUTED = 0.35
 _COMPANY, _RAISED_BY, _MOST_RAISED = 64, 0.25, 0.95
 # Multiple of the loss that was expected before a spike from which on the level after it tells that the weights are ruined,
 # and what is left of the score of its cause.
-_RUINED, _ON_THE_WAY = 10.0, 0.9
+_RUINED, ON_THE_WAY = 10.0, 0.9
 # Faults of the data; the others are settings of the training.
 _STRUCTURAL: tuple[Cause, ...] = ("numerics", "outliers", "normalization", "imbalance")
 # Spikes of one run whose causes are sought, the highest.
@@ -125,7 +125,7 @@ def _in_company(
         if first and first.status != "unknown" and _is_ruined(curve, spikes[other], spike):
             text = f"the loss has not come back from the spike of step {spikes[other].peak_step:,}: {first.text}"
             root = dataclasses.replace(
-                first, status="likely", score=max(LIKELY, _ON_THE_WAY * first.score), text=text, replay=None
+                first, status="likely", score=max(LIKELY, ON_THE_WAY * first.score), text=text, replay=None
             )
             return (root, *(one for one in own if one.cause not in (root.cause, "unknown")))
     if any(one.status == "verified" for one in own):

@@ -11,12 +11,10 @@ import numpy as np
 from spikeguard.components.spike_evaluator.causes import normalization, regularization
 from spikeguard.components.spike_evaluator.causes.evidence import LIKELY, Evidence, Remedy, ramp
 from spikeguard.components.spike_evaluator.causes.learning_rate import lower_rate
-from spikeguard.components.spike_evaluator.causes.ranking import RankedCause
+from spikeguard.components.spike_evaluator.causes.ranking import ON_THE_WAY, RankedCause
 from spikeguard.components.spike_evaluator.detection import Spike
 from spikeguard.components.training_curve import Ints, TrainingCurve
 
-# What is left of the score of a training spike's cause, which is but on the way to the validation's.
-_ON_THE_WAY = 0.9
 _JUMP = 1.5
 
 
@@ -87,7 +85,7 @@ def _on_the_way(
         dataclasses.replace(
             one,
             status="likely" if one.status == "verified" else one.status,
-            score=_ON_THE_WAY * one.score,
+            score=ON_THE_WAY * one.score,
             text=text + one.text,
             replay=None,
         )
