@@ -21,8 +21,9 @@ _ZIGZAG = np.sqrt(1.5)
 _NARROW, _CLOSE = 31, 1.5
 # Windows per half of their width: for the level of curves of up to so many points, and for that of longer ones and the noise.
 _FINE, _COARSE, _MANY = 16, 2, 200_000
-# Levels of neighbouring windows further apart than this, in standard deviations of the noise, are a step.
-_STEP = 6.0
+# Levels of neighbouring windows further apart than this, in standard deviations of the noise, are a step, where the slope is so many
+# times that on one side at least: else the level falls or rises all the time.
+_STEP, _STEEPER = 6.0, 3.0
 # Points that a quantile of the noise rests on at most.
 _ENOUGH = 1001
 # The noise is nowhere below this share of what it usually is: a flat stretch says little.
@@ -63,7 +64,7 @@ def level_of(loss: Floats, window: int) -> Level:
     """
     every = np.arange(len(loss))
     grid, (median,) = _running_quantiles(loss, window, [0.5], _FINE if len(loss) <= _MANY else _COARSE, shrinks=True)
-    trend = np.interp(every, grid, median)
+    trend = np.interp(every, grid, median) + _further_rise(grid, median, len(loss))
     # Noise that grows with the level is measured in units that do so, too: levels fall faster than windows can follow.
     unit = _unit(loss, trend, window)
     wide = window_of(len(loss), _NOISE_WINDOWS * window)
@@ -75,11 +76,31 @@ def level_of(loss: Floats, window: int) -> Level:
     noise = np.maximum(noise, MAD_TO_SD / _ZIGZAG * np.interp(every, centers + 1, middle))
     noise = np.maximum(unit * np.maximum(noise, _LEAST_NOISE * float(np.median(noise))), _rounding(loss))
     # Between two windows the level is on a line, but for a step: there it is the one before until the next is reached.
-    is_step = np.abs(np.diff(median)) > _STEP * noise[grid[:-1]]
+    change = np.abs(np.diff(median))
+    is_step = (change > _STEP * noise[grid[:-1]]) & _are_apart(change / np.diff(grid))
     if np.any(is_step):
         lengths, inner = np.diff(grid), slice(grid[0], grid[-1])
         trend[inner] = np.where(np.repeat(is_step, lengths), np.repeat(median[:-1], lengths), trend[inner])
     return Level(loss, trend, noise, window)
+
+
+def _further_rise(grid: npt.NDArray[np.intp], median: Floats, points: int) -> Floats:
+    """What a steady rise adds after the last window's centre, where there is no median: at most the slope of both of its halves.
+
+    A level that falls goes on as it is, and so does one that has just jumped: neither may hide a spike, or invent one.
+    """
+    half = points - 1 - int(grid[-1])
+    before = np.interp([grid[-1] - 2 * half, grid[-1] - half], grid, median)
+    slopes = np.diff([*before, median[-1]]) / max(1, half)
+    return np.asarray(max(0.0, float(slopes.min())) * np.maximum(np.arange(points) - grid[-1], 0))
+
+
+def _are_apart(slopes: Floats) -> npt.NDArray[np.bool_]:
+    """Which of some slopes are far steeper than the flatter one of their neighbours. Shape (n,), n >= 0."""
+    if len(slopes) < 2:
+        return np.ones(len(slopes), dtype=bool)
+    before, after = np.append(slopes[1], slopes[:-1]), np.append(slopes[1:], slopes[-2])
+    return np.asarray(slopes > _STEEPER * np.minimum(before, after))
 
 
 def fitting_window(loss: Floats, widest: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from spikeguard.components.spike_evaluator.noise import Level
 from spikeguard.components.spike_evaluator.tail import noise_limit
@@ -33,12 +34,24 @@ def level_jumps(level: Level, first: int, false_alarms: float, least: float) -> 
     borders = first + np.arange(len(medians) - per_side) * stride + points
     jump = (medians[per_side:] - medians[:-per_side]) / level.noise[borders]
     high = np.flatnonzero(jump > max(least, noise_limit(jump, false_alarms)))
+    high = high[_are_steps(level.loss, borders[high], medians[high], medians[high + per_side], points)]
     groups = np.split(high, np.flatnonzero(np.diff(high) > per_side) + 1) if len(high) else []
     return [_range(level, group[np.argmax(jump[group])], jump, medians, borders, points) for group in groups]
 
 
+def _are_steps(
+    loss: Floats, borders: npt.NDArray[np.intp], before: Floats, after: Floats, points: int
+) -> npt.NDArray[np.bool_]:
+    """Whether a step between the levels before and after some places is nearer to the losses there than a steady rise is."""
+    offsets = np.arange(-points, points)
+    near = loss[borders[:, None] + offsets]
+    step = np.where(offsets < 0, before[:, None], after[:, None])
+    rise = 0.5 * (before + after)[:, None] + (after - before)[:, None] * (offsets + 0.5) / points
+    return np.asarray(np.abs(near - step).sum(axis=1) < np.abs(near - rise).sum(axis=1))
+
+
 def _range(
-    level: Level, place: int, jump: Floats, medians: Floats, borders: np.ndarray[int, np.dtype[np.intp]], points: int
+    level: Level, place: int, jump: Floats, medians: Floats, borders: npt.NDArray[np.intp], points: int
 ) -> tuple[int, int]:
     border = int(borders[place])
     middle = float(medians[place]) + _HALF * float(jump[place] * level.noise[border])

@@ -56,6 +56,28 @@ def test_first_spike_does_not_hide_the_next() -> None:
     assert [spike.peak_step for spike in detect_spikes(TrainingCurve.from_losses(loss)).spikes] == [301, 304]
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        # What the validation loss of a model does that learns its rows by heart: fast, slowly, and to the end.
+        0.12 + 0.3 * np.exp(-np.arange(200) / 2) + 0.15 * (1 - np.exp(-np.arange(200) / 60)),
+        2.4 + 4.0 * (1 - np.exp(-np.arange(200) / 12)) + 0.005 * np.arange(200),
+        0.5 + 0.4 * np.exp(-np.arange(200) / 5) + 1e-3 * np.arange(200),
+    ],
+    ids=["slow", "fast", "straight"],
+)
+def test_steady_rise_is_no_spike(losses: np.ndarray) -> None:
+    noise = np.random.default_rng(0).normal(scale=1e-5, size=len(losses))
+    assert detect_spikes(TrainingCurve.from_losses(losses + noise)).spikes == ()
+
+
+def test_jump_out_of_a_steady_rise_is_found() -> None:
+    losses = 0.5 + 1e-3 * np.arange(200.0)
+    losses[140:] += 0.2
+    (spike,) = detect_spikes(TrainingCurve.from_losses(losses)).spikes
+    assert spike.start_step == 141
+
+
 def test_steep_start_is_no_spike() -> None:
     loss = 1000.0 * np.exp(-np.arange(400) / 3.0) + _decay(400, seed=1)
     findings = detect_spikes(TrainingCurve.from_losses(loss))
