@@ -64,7 +64,7 @@ def write_csv(task: str, months: Iterable[int], folder: str | os.PathLike[str]) 
     if target.exists():
         return target
     # An unfinished file would be read as data, so it lives beside the folder until it is whole.
-    unfinished = target.parent.parent / f"{target.parent.name}.tmp"
+    unfinished = target.parent.parent / f"{target.parent.name}.{os.getpid()}.tmp"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     flights = _flights(set(months))
     label = LABEL_OF_TASK[task]

@@ -16,13 +16,14 @@ from spikeguard.components.guarded_trainer.recipe import RECIPE_FILE
 from spikeguard.components.imbalance_detector.advice import classes_sentence
 from spikeguard.components.imbalance_detector.class_balance import read_class_weights
 from spikeguard.components.normalization_validator.result import RESULT_FILE as NORMALIZATION_FILE
+from spikeguard.components.outlier_detector.findings import OUTLIERS
 from spikeguard.components.outlier_detector.summary import outlier_sentence, read_outliers
 from spikeguard.components.spike_evaluator import result as spike_result
 from spikeguard.components.stability_report.content import PAGE_FILE
 from spikeguard.pipelines.metadata import latest_outputs
 
 # Nodes whose findings are told, in this order.
-_VALIDATORS = ("ExampleValidator", "ImbalanceDetector")
+_VALIDATORS = ("ExampleValidator", "ImbalanceDetector", "OutlierDetector")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ class RunResult:
     blocked_by: str | None
     """Why nothing was pushed, in one sentence; None where it was."""
     anomalies: tuple[str, ...]
-    """What ExampleValidator and ImbalanceDetector found, one `feature: text (splits)` each."""
+    """What ExampleValidator, ImbalanceDetector and OutlierDetector found, one `feature: text (splits)` each; `outliers` are
+    not among them."""
     outliers: str | None
     """What OutlierDetector found and did, in one sentence; None where it did not run."""
     classes: str | None
@@ -132,7 +134,7 @@ def _anomalies(folders: Sequence[str]) -> tuple[str, ...]:
     for file in (file for folder in folders for file in sorted(pathlib.Path(folder).glob(f"Split-*/{ANOMALIES_FILE}"))):
         anomalies = read_anomalies(file)
         for feature, info in sorted(anomalies.anomaly_info.items()):
-            for reason in info.reason:
+            for reason in (one for one in info.reason if one.short_description != OUTLIERS):
                 finding = f"{feature}: {reason.short_description.lower()}"
                 splits_of.setdefault(finding, []).append(file.parent.name.removeprefix("Split-"))
     return tuple(f"{finding} ({', '.join(splits)})" for finding, splits in splits_of.items())

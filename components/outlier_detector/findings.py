@@ -9,6 +9,8 @@ from spikeguard.components.outlier_detector.scoring import FeatureTally, SplitTa
 from spikeguard.components.training_statistics.reading import SplitStatistics
 from spikeguard.components.training_statistics.results import RobustStatistics
 
+# Summary of a finding that rows lie beyond the fences; what was done with them stands in the summary of the run.
+OUTLIERS = "Outliers"
 # What TrainingStatistics calls unusual, in the words of a finding; what a schema forbids is an error.
 _OF_STATISTICS = {
     "constant": ("Constant", "WARNING", "It tells rows apart in no way: leave it out."),
@@ -50,7 +52,7 @@ def _of_rows(detector: FittedDetector, tally: SplitTally) -> list[Finding]:
     if not tally.flagged:
         return []
     text = f"{tally.flagged:,} of {tally.rows:,} rows are outliers ({tally.flagged / tally.rows:.2%})."
-    return [Finding(None, "WARNING", "Outliers", f"{text} See the top rows in outliers.json.")]
+    return [Finding(None, "WARNING", OUTLIERS, f"{text} See the top rows in outliers.json.")]
 
 
 def _of_feature(
@@ -84,7 +86,7 @@ def _of_feature(
             f"the median as the train split's fence{_range(fence)}; {outside:,} lie outside of it. The farthest: {examples}. "
             "Correct, drop, down-weight or winsorize them."
         )
-        found.append(Finding(fence.name, "WARNING", "Outliers", text))
+        found.append(Finding(fence.name, "WARNING", OUTLIERS, text))
     if counts["unseen"]:
         text = f"{counts['unseen']:,} values are of categories that the train split lacks: {examples}."
         found.append(Finding(fence.name, "ERROR" if is_label else "WARNING", "Unseen categories", text))
