@@ -12,12 +12,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spikeguard.components.curve_readers.reading import read_curve
 from spikeguard.components.guarded_trainer.curvature import largest_curvature, stability_limit
 from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows
 from spikeguard.components.guarded_trainer.recording import StepRecording
 from spikeguard.components.guarded_trainer.replay_analysis import Replayed, analyse
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget, ReplayKeeper, state_of
 from spikeguard.components.guarded_trainer.replay_reference import Layout
+from spikeguard.components.spike_evaluator.causes.course import course_of
+from spikeguard.components.spike_evaluator.causes.replays import belongs_to
+from spikeguard.components.spike_evaluator.detection import detect_spikes
 from spikeguard.components.training_curve import Floats
 
 logger = logging.getLogger(__name__)
@@ -134,20 +138,20 @@ def replay_kept(
     seconds: float,
     classes: int,
 ) -> None:
-    """Replays what was kept and not replayed yet, the highest first, and writes the results beside it.
+    """Replays what was kept of spikes and not replayed yet, the highest first, and writes the results beside it.
+
+    What is no spike of the recorded curve is dropped.
 
     Args:
       model: trained; all of its state is what it was afterwards.
-      keeper: what was kept.
+      keeper: what was kept; the curve in its folder is whole.
       recording: of the training, not on the model any more.
       budget: how long it may take.
       seconds: what the training took.
       classes: classes of the label, 0 where it is none.
     """
-    # The first one first: what comes later may be its aftermath.
-    highest = sorted(keeper.kept, key=lambda peak: (peak != min(keeper.kept), -keeper.kept[peak]))
-    waiting = [peak for peak in highest if not (keeper.result_folder(peak) / RESULT_NAME).exists()]
-    if waiting and not keeper.is_off:
+    waiting = [] if keeper.is_off else _waiting(keeper)
+    if waiting:
         deadline = time.monotonic() + max(budget.least_seconds, budget.time_share * seconds)
         try:
             _replay_all(model, keeper, recording, waiting, deadline, classes)
@@ -161,6 +165,28 @@ def replay_kept(
                 if not (keeper.result_folder(peak) / RESULT_NAME).exists():
                     keeper.leave_out(peak, peak, f"the replay failed ({reason})")
     keeper.write_notes()
+
+
+def _waiting(keeper: ReplayKeeper) -> list[int]:
+    """The peaks to replay, in this order, one of each spike and of where the run went wrong; the others are dropped.
+
+    Of a spike it is the one nearest to its beginning, which tells its cause. The first spike comes first, since what comes
+    later may be its aftermath, then the highest.
+    """
+    curve = read_curve(keeper.run_dir)
+    findings = detect_spikes(curve)
+    course = course_of(curve, findings)
+    spikes = [*findings.spikes, *([course] if course else [])]
+
+    keeper.tell_of(lambda first, last: any(belongs_to(spike, first, last) for spike in spikes))
+    nearest = set()
+    for spike in spikes:
+        own = [peak for peak, high in keeper.kept.items() if belongs_to(spike, high.first, peak)]
+        nearest |= set(sorted(own, key=lambda peak: abs(keeper.kept[peak].first - spike.start_step))[:1])
+    for peak in set(keeper.kept) - nearest:
+        keeper.drop(peak, "it is no spike by the default policy, or another step of the same spike was replayed")
+    found = [peak for peak in nearest if not (keeper.result_folder(peak) / RESULT_NAME).exists()]
+    return sorted(found, key=lambda peak: (peak != min(found), -keeper.kept[peak].height))
 
 
 def _replay_all(

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,16 +21,15 @@ from spikeguard.components.robust import robust_sd
 from spikeguard.components.training_curve import Floats
 
 FOLDER, KEPT_NAME, NOTES_NAME = "replay", "kept.npz", "notes.json"
-# Losses that a step is compared with, the fewest, and how many standard deviations it must be up.
-_HISTORY, _FEWEST, _HIGH = 128, 32, 6.0
+# Losses that a step is compared with, the fewest, and how many standard deviations it must be up. Some that are no spikes are kept,
+# too: what is one is decided after the training.
+_HISTORY, _FEWEST, _HIGH = 128, 32, 4.0
 # Steps between the kept state and the first high loss, where there is a state; states in memory; steps of one replay.
 _LEAD, _STATES, _MOST_STEPS = 8, 4, 96
 # Steps between two events; the losses after a high one often stay restless.
 _APART = 16
 # High steps of an event among which its peak is sought, and what stands for the height of a loss that is not finite.
 _MOST_HIGH, _HUGE = 16, 1e30
-# Times the height of an event from which one soon after it is no aftermath of it.
-_FAR_HIGHER = 3.0
 # Batches that must be kept for a replay to be of use.
 _FEWEST_BATCHES = 8
 # High losses in a row after which they are the run's new level.
@@ -39,7 +39,7 @@ _REFERENCE_ROWS, _DRAWN_ROWS = 768, 48
 # Steps up to the first high one that the rise at a start may have come from.
 _SUSPECT = 2
 # High losses of which it is told why they were not replayed, the first ones.
-_MOST_LEFT = 50
+_MOST_LEFT = 1000
 # Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
 _START = 10.0
 # Multiple of the highest loss before that another of the first losses is to reach.
@@ -63,8 +63,8 @@ class ReplayBudget:
     """Share of the training's time that replays may take after it; in [0, 1]."""
     least_seconds: float = 0.5
     """Seconds that they may take however short the training was; >= 0."""
-    most_spikes: int = 5
-    """Spikes that are kept, the highest; >= 1."""
+    most_spikes: int = 8
+    """High losses that are kept, the first and the highest; >= 1."""
     memory_bytes: int = 256 * 2**20
     """For rows and states in memory; >= 0."""
     disk_bytes: int = 256 * 2**20
@@ -108,22 +108,34 @@ class Kept:
     """Of the peak, in standard deviations of the losses before."""
 
 
+@dataclasses.dataclass(frozen=True)
+class High:
+    """A high loss that is on disk."""
+
+    first: int
+    """First high step, from 1."""
+    height: float
+    """Of its peak, in standard deviations of the losses before."""
+
+
 class ReplayKeeper:
     """Watches the recorded losses and keeps what belongs to the high ones.
 
     Attributes:
+      run_dir: folder of the run.
       rows: where the train step writes its rows.
+      kept: by its peak, each high loss that is on disk.
       notes: sentences on what was left out.
       interval: steps until the next look.
     """
 
     def __init__(self, run_dir: pathlib.Path, budget: ReplayBudget, rows: KeptRows | None = None) -> None:
         """Prepares an empty keeper; `rows` of an earlier run of the same model may serve it, too."""
-        self._folder, self._budget = run_dir / FOLDER, budget
+        self.run_dir, self._folder, self._budget = run_dir, run_dir / FOLDER, budget
         self.rows = rows or KeptRows(budget.memory_bytes // 2)
         self.notes: list[str] = []
         self.interval = budget.state_steps
-        self.kept: dict[int, float] = {}  # Height by step of what is on disk.
+        self.kept: dict[int, High] = {}  # By its peak, what is on disk.
         self._history: collections.deque[float] = collections.deque(maxlen=_HISTORY)
         self._raised: list[float] = []
         self._states: collections.deque[tuple[int, list[npt.NDArray[Any]]]] = collections.deque(maxlen=_STATES)
@@ -133,7 +145,6 @@ class ReplayKeeper:
         # First step, last high step and height of an event that may go on.
         self._open: tuple[int, int, float] | None = None
         self._reference: list[Batch] = []
-        self._left_out = 0
         self._left: list[dict[str, Any]] = []
         self._variables: list[Any] = []
         self._checked, self._begun = 0, 0
@@ -219,8 +230,9 @@ class ReplayKeeper:
                 self._keep_start(steps, losses, start, end, np.concatenate([earlier, losses[:start]]))
             return True
         past = np.array(self._history)
-        middle = float(np.median(past))
-        spread = max(robust_sd(past), 0.3 * float(np.std(past)), 1e-3 * abs(middle), 1e-12)
+        # The level is the recent one, and differences have no trend in them: a loss that falls is not noisy for that.
+        middle, changes = float(np.median(past[-_FEWEST:])), np.diff(past) / np.sqrt(2.0)
+        spread = max(robust_sd(changes), 0.3 * float(np.std(changes)), 1e-3 * abs(middle), 1e-12)
         with np.errstate(invalid="ignore"):
             is_high = ~(losses <= middle + _HIGH * spread)
         self._history.extend(losses[~is_high].tolist())
@@ -251,11 +263,12 @@ class ReplayKeeper:
         heights = np.minimum((np.where(np.isfinite(losses), losses, np.inf) - expected) / spread, _HUGE)
         if self._open is not None and steps[0] <= self._open[1] + _APART:
             opened, open_last, open_height = self._open
-            # The beginning of an event tells its cause. What comes soon after is its aftermath, unless it is far higher.
-            if heights.max() < _FAR_HIGHER * open_height:
-                if steps[0] > open_last + 3:
+            # The beginning of an event tells its cause. What comes soon after is its aftermath, unless it is higher.
+            if heights.max() <= open_height:
+                if steps[0] <= open_last + 3:
+                    self._open = (opened, int(steps[-1]), open_height)  # It goes on.
+                else:
                     self.leave_out(int(steps[0]), int(steps[-1]), f"it may be the aftermath of step {open_last:,}")
-                self._open = (opened, int(steps[-1]), max(float(heights.max()), open_height))
                 return
             higher = int(np.argmax(heights > open_height))
             steps, losses, heights = steps[higher:], losses[higher:], heights[higher:]
@@ -274,10 +287,12 @@ class ReplayKeeper:
         if not states:
             self.leave_out(first, peak, "no state from before it was kept")
             return
-        weakest = min(self.kept, key=self.kept.__getitem__, default=0)
-        if len(self.kept) >= self._budget.most_spikes and height < 2.0 * self.kept[weakest]:
-            self._left_out += 1
-            self.leave_out(first, peak, f"only {self._budget.most_spikes} spikes are kept, the highest")
+        # The first one stays: what comes later may be its aftermath.
+        later = sorted(self.kept)[1:] if self._budget.most_spikes > 1 else list(self.kept)
+        weakest = min(later, key=lambda one: self.kept[one].height, default=0)
+        is_full = len(self.kept) >= self._budget.most_spikes
+        if is_full and height <= self.kept[weakest].height:
+            self.leave_out(first, peak, f"only {self._budget.most_spikes} high losses are kept, the highest")
             return
         state_step, state = states[-1]
         wanted = range(state_step + 1, peak + 1)
@@ -288,11 +303,8 @@ class ReplayKeeper:
             self._note("Rows of some high steps were overwritten before they could be kept: the batches are large.")
             self.leave_out(first, peak, "its rows were overwritten before they could be kept: the batches are large")
             return
-        if len(self.kept) >= self._budget.most_spikes:
-            shutil.rmtree(self._folder_of(weakest), ignore_errors=True)
-            del self.kept[weakest]
-            self._left_out += 1
-            self.leave_out(weakest, weakest, f"only {self._budget.most_spikes} spikes are kept, the highest")
+        if is_full:
+            self.drop(weakest, f"only {self._budget.most_spikes} high losses are kept, the highest")
         batches = [self.rows.read(np.arange(row, row + size)) for row, size, _, _ in map(self._steps.get, wanted)]  # type: ignore[misc]
         kept = Kept(
             first,
@@ -343,7 +355,12 @@ class ReplayKeeper:
             self._note(f"A high loss could not be kept for replay: {error.strerror or error}.")
             self.leave_out(kept.first, kept.peak, f"it could not be kept: {error.strerror or error}")
             return
-        self.kept[kept.peak] = kept.height
+        self.kept[kept.peak] = High(kept.first, kept.height)
+
+    def drop(self, peak: int, reason: str) -> None:
+        """Removes what was kept of the high step `peak`, and tells why."""
+        shutil.rmtree(self._folder_of(peak), ignore_errors=True)
+        self.leave_out(self.kept.pop(peak).first, peak, reason)
 
     def read(self, peak: int) -> Kept:
         """What was kept of the high step `peak`; raises OSError or ValueError where it cannot be read."""
@@ -366,13 +383,15 @@ class ReplayKeeper:
         if len(self._left) < _MOST_LEFT:
             self._left.append({"first_step": first, "step": peak, "reason": reason})
 
+    def tell_of(self, is_told: Callable[[int, int], bool]) -> None:
+        """Tells of no other high steps than those whose first and last are told of."""
+        self._left = [one for one in self._left if is_told(one["first_step"], one["step"])]
+
     def write_notes(self) -> None:
         """Writes what was left out, where anything was."""
         notes = list(self.notes)
         if self.rows.reason:
             notes.append(f"Nothing was kept for replay: {self.rows.reason}.")
-        if self._left_out:
-            notes.append(f"{self._left_out} lower or later spikes were not kept for replay.")
         if notes or self._left:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ _SHIFT, _STRETCH = 4.0, 4.0
 _FEWEST = 8
 # Share of the rows below which a class is rare.
 _RARE = 0.05
+# Quantile in the tail and root of the mean square beyond which an amount is not standardized.
+_RAW_SIZE, _RAW_RMS = 15.0, 5.0
 # Distinct values from which a column is an amount and not a flag.
 _AMOUNT = 10
 
@@ -98,6 +100,8 @@ class Reference:
             self.lower = np.where(self.is_amount, self.lower, np.minimum(self.lower, -room))
             self.upper = np.where(self.is_amount, self.upper, np.maximum(self.upper, room))
         self.size = np.maximum(np.abs(low), np.abs(high))
+        with np.errstate(all="ignore"):
+            self._mean_square = np.nan_to_num(np.nanmean(finite**2, axis=0) if len(finite) else 0.0 * high)
         classes = layout.class_of(rows)
         self.class_shares = (
             None if classes is None else np.bincount(np.clip(classes, 0, layout.classes - 1), minlength=layout.classes)
@@ -199,9 +203,12 @@ class Reference:
             matrix[:, column] = mapped[np.searchsorted(values, matrix[:, column])]
         return matrix, moved
 
-    def raw_columns(self, ordinary: float = 15.0) -> npt.NDArray[np.int64]:
-        """Columns in units so large that no standardized column would reach them."""
-        return np.flatnonzero(self.size > ordinary)
+    def raw_columns(self) -> npt.NDArray[np.int64]:
+        """Columns in units so large that no standardized column would reach them.
+
+        A flag that is rarely set may reach far after standardizing, too, but its mean square is then 1.
+        """
+        return np.flatnonzero((self.size > _RAW_SIZE) & (self._mean_square > _RAW_RMS**2))
 
     def surplus_class(self, batch: Batch) -> tuple[float, int, int, float]:
         """The class of which the batch holds the most unlikely number of rows: (-log10 of the chance, class, rows, expected)."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from spikeguard.components.robust import MAD_TO_SD
 from spikeguard.components.spike_evaluator.causes import (
     batch_size,
     imbalance,
@@ -18,9 +17,10 @@ from spikeguard.components.spike_evaluator.causes import (
     outliers,
     regularization,
 )
+from spikeguard.components.spike_evaluator.causes.course import course_of
 from spikeguard.components.spike_evaluator.causes.evidence import LIKELY, Cause, Evidence, Remedy, Row, Status
-from spikeguard.components.spike_evaluator.causes.replays import short_losses
-from spikeguard.components.spike_evaluator.causes.surroundings import REMAINS, Surroundings
+from spikeguard.components.spike_evaluator.causes.replays import belongs_to, short_losses
+from spikeguard.components.spike_evaluator.causes.surroundings import REMAINS, REMOVED, Surroundings, in_vain
 from spikeguard.components.spike_evaluator.detection import Spike, SpikeFindings
 from spikeguard.components.training_curve import TrainingCurve
 
@@ -36,14 +36,8 @@ _TESTS: tuple[Callable[[Surroundings], Evidence | None], ...] = (
 )
 # Evidence below this is not told of.
 _LEAST = 0.05
-# A change that was replayed and left at most this share of the rise has removed the spike.
-_REMOVED = 0.25
 # Evidence that a replay can prove.
 _LEAST_TO_VERIFY = 0.3
-# Steps before a divergence, standard deviations that its beginning is up, and what stands for a loss that is not finite.
-_NEAR, _RAISED, _HUGE = 64, 4.0, 1e30
-# Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
-_START = 10.0
 # What is left of the score of a cause whose remedy was replayed in vain.
 _REFUTED = 0.35
 # Steps after a spike in which another may be its aftermath, and what its verified cause then gains, at most up to which score.
@@ -161,49 +155,6 @@ def _is_ruined(curve: TrainingCurve, earlier: Spike, spike: Spike) -> bool:
     return bool(len(between) and earlier.expected_loss > 0 and between.min() > _RUINED * earlier.expected_loss)
 
 
-def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
-    """Where the run as a whole went wrong, as a spike: a rise to a loss that is not finite, from its best level, or at the start.
-
-    None where none of these happened, or where a spike tells of it.
-    """
-    if findings.non_finite_steps:
-        bad = int(np.flatnonzero(curve.step == findings.non_finite_steps[0])[-1])
-    elif findings.diverged_from is not None:
-        bad = int(np.flatnonzero(curve.step >= findings.diverged_from)[0])
-        bad = bad + int(np.nanargmax(curve.loss[bad:]))
-    else:
-        return _start_of(curve, findings)
-    if any(spike.start_step <= curve.step[bad] <= spike.end_step + 3 for spike in findings.spikes):
-        return None
-    before = curve.loss[max(0, bad - _NEAR) : bad]
-    before = before[np.isfinite(before)]
-    calm = before[: max(1, 3 * len(before) // 4)]
-    expected = float(np.median(calm)) if len(calm) else 0.0
-    noise = (MAD_TO_SD * float(np.median(np.abs(calm - expected))) if len(calm) else 0.0) + 1e-3 * abs(expected) + 1e-12
-    start = bad
-    while start > 0 and curve.loss[start - 1] > expected + _RAISED * noise:
-        start -= 1
-    top = float(min(curve.loss[bad], _HUGE)) if not np.isnan(curve.loss[bad]) else _HUGE
-    steps = curve.step
-    height = (top - expected) / noise
-    return Spike(int(steps[start]), int(steps[bad]), int(steps[bad]), top, expected, height, recovered=False)
-
-
-def _start_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
-    """The rise before the loss settled, where it multiplied the first loss: no spikes are sought there."""
-    start = curve.loss[: findings.transient_points]
-    if len(start) < 2 or not np.isfinite(start).all() or not start[0] > 0:
-        return None
-    peak = int(np.argmax(start))
-    if not start[peak] > _START * start[0]:
-        return None
-    noise = findings.noise if findings.noise > 0 else start[0]
-    first, top = float(start[0]), float(start[peak])
-    steps = curve.step
-    end = int(steps[findings.transient_points - 1])
-    return Spike(int(steps[1]), int(steps[peak]), end, top, first, (top - first) / noise, recovered=True)
-
-
 def course_causes(
     curve: TrainingCurve,
     findings: SpikeFindings,
@@ -222,7 +173,7 @@ def replay_of(spike: Spike, replays: Sequence[Mapping[str, Any]]) -> Mapping[str
 
     One that was left out comes after all that were replayed.
     """
-    inside = [one for one in replays if spike.start_step - 2 <= one["step"] and one["first_step"] <= spike.end_step + 1]
+    inside = [one for one in replays if belongs_to(spike, one["first_step"], one["step"])]
     nearest = sorted(inside, key=lambda one: (_figured(one) is None, abs(one["first_step"] - spike.start_step)))
     return nearest[0] if nearest else None
 
@@ -261,12 +212,12 @@ def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause
     score, text = evidence.score, evidence.text
     best = min(changes, key=lambda change: change["left"], default=None)
     if best is not None and replay is not None:
-        if best["left"] <= _REMOVED:
+        if best["left"] <= REMOVED:
             # The replay proves what the evidence has pointed at: without any, a change may help by chance.
             if score >= _LEAST_TO_VERIFY:
                 status, score = "verified", max(score, 0.6)
-        elif best["left"] > REMAINS:
-            score *= _REFUTED
+        else:
+            score *= 1.0 - (1.0 - _REFUTED) * in_vain(best, replay)
         text += f". {_replayed(best, replay)}"
         best = {**best, "losses": short_losses(best.get("losses"))}
     return RankedCause(
@@ -275,7 +226,7 @@ def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause
 
 
 def _replayed(change: Mapping[str, Any], replay: Mapping[str, Any]) -> str:
-    verb = "lowers" if change["left"] <= _REMOVED else "changes" if change["left"] <= REMAINS else "leaves"
+    verb = "lowers" if change["left"] <= REMOVED else "changes" if change["left"] <= REMAINS else "leaves"
     peaks = f"the peak from {replay['peak']:.4g} to {change['peak']:.4g} (expected {replay['expected']:.4g})"
     return f"{change['text']} and replaying from step {replay['state_step']} {verb} {peaks}"
 

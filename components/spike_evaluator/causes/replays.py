@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spikeguard.components.errors import InvalidDataError
+from spikeguard.components.spike_evaluator.detection import Spike
 
 FORMAT = "spikeguard.replay/1"
 FOLDER, FILE_NAME, NOTES_NAME = "replay", "replay.json", "notes.json"
@@ -72,6 +73,15 @@ def _read_result(path: pathlib.Path) -> dict[str, Any]:
     if content.get("format") != FORMAT:
         raise InvalidDataError(str(path), f"has format {content.get('format')!r}, not {FORMAT!r}", "Remove it.")
     return content
+
+
+def belongs_to(spike: Spike, first: int, last: int) -> bool:
+    """Whether high steps from `first` to `last` are a spike's own, or so near that they may be.
+
+    >>> belongs_to(Spike(20, 22, 24, 9.0, 1.0, 50.0, recovered=True), 16, 18)
+    True
+    """
+    return spike.start_step - 2 <= last and first <= spike.end_step + 1
 
 
 def curves_of(replay: Mapping[str, Any] | None) -> dict[str, Any] | None:

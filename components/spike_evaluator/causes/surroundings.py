@@ -15,8 +15,8 @@ from spikeguard.components.spike_evaluator.causes.evidence import Row, ramp
 from spikeguard.components.spike_evaluator.detection import Spike, SpikeFindings
 from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 
-# Share of the rise from which on a replayed change has not removed the spike.
-REMAINS = 0.6
+# Shares of the rise up to which a replayed change has removed the spike, and from which on it has not.
+REMOVED, REMAINS = 0.25, 0.6
 # Calm steps that a step is compared with, and the fewest from before it that do alone.
 _NEAR, _FEWEST_BEFORE = 256, 24
 # Steps before the first high loss whose update may have led to it.
@@ -229,11 +229,6 @@ class Surroundings:
         value = (self.replay or {}).get("figures", {}).get(name)
         return float("nan") if value is None else float(value)
 
-    def left_by(self, change: str) -> float:
-        """Share of the rise that a replayed change left; NaN where it was not replayed."""
-        changes = (self.replay or {}).get("changes", ())
-        return next((float(one["left"]) for one in changes if one["change"] == change), float("nan"))
-
     @functools.cached_property
     def oddity(self) -> float:
         """How far the batches hold something unusual, after a look at their rows, in [0, 1]; NaN where none was kept."""
@@ -245,7 +240,9 @@ class Surroundings:
         shifted = 1.0 if self.figure("shifted_columns") > 0 else 0.0
         signs = (("rows_removed", rows), ("usual_classes", classes), ("rescaled", shifted))
         # What was taken away in vain is not what the spike came from.
-        return max(0.0 if self.left_by(change) > REMAINS else sign for change, sign in signs)
+        replay = self.replay or {}
+        vain = {one["change"]: in_vain(one, replay) for one in replay.get("changes", ())}
+        return max(sign * (1.0 - vain.get(change, 0.0)) for change, sign in signs)
 
     def rows(self, place: int, count: int) -> tuple[Row, ...]:
         """The worst rows of a step."""
@@ -265,6 +262,18 @@ class Surroundings:
                 names = ("feature", "value", "lower", "upper")
                 return dataclasses.replace(row, **{name: known["reasons"][0].get(name) for name in names})
         return row
+
+
+def in_vain(change: Mapping[str, Any], replay: Mapping[str, Any]) -> float:
+    """How far a replayed change was in vain, in [0, 1]: by the share of the rise that it left.
+
+    >>> replay = {"expected": 1.0, "peak": 101.0}
+    >>> [in_vain({"peak": peak}, replay) for peak in (2.0, 43.5, 900.0)]
+    [0.0, 0.5, 1.0]
+    """
+    expected, peak = float(replay["expected"]), float(replay["peak"])
+    left = (float(change["peak"]) - expected) / max(peak - expected, 1e-30)
+    return min(1.0, max(0.0, (left - REMOVED) / (REMAINS - REMOVED)))
 
 
 def concentrations(curve: TrainingCurve, places: Ints) -> tuple[Floats, Ints]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 import spikeguard
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.replay_analysis import Replayed
-from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
+from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget, ReplayKeeper
 from spikeguard.components.spike_evaluator import result
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
 from spikeguard.components.spike_evaluator.summary import summary
@@ -124,15 +124,14 @@ def test_batch_in_another_unit_is_verified(tmp_path: pathlib.Path) -> None:
 
 def test_batch_of_one_class_is_calm_with_the_usual_classes(tmp_path: pathlib.Path) -> None:
     x, _ = _rows()
-    # A tenth are ones and nothing tells which: no row is an outlier, a batch of ones is.
-    y = (np.random.default_rng(1).random((len(x), 1)) < 0.1).astype("float32")
-    y[AT * BATCH : (AT + 1) * BATCH] = 1.0
+    # A hundredth are ones and nothing tells which: no row is an outlier, batches of ones are. Of one of them alone the detector,
+    # which knows of classes, would take their effect off.
+    y = (np.random.default_rng(1).random((len(x), 1)) < 0.01).astype("float32")
+    y[AT * BATCH : (AT + 12) * BATCH] = 1.0
     model = _model("sgd")
     model = keras.Model(model.input, keras.layers.Activation("sigmoid")(model.output))
     model.compile(keras.optimizers.SGD(0.05), keras.losses.BinaryCrossentropy())
-    evaluation = _fit(tmp_path, model, _dataset(x, y))
-    # The detector, which knows of classes, takes their effect off; the replay agrees.
-    assert evaluation.findings.spikes == ()
+    _fit(tmp_path, model, _dataset(x, y))
     (replay,) = read_replays(tmp_path)[0]
     assert replay["figures"]["rows_of_surplus_class"] == BATCH
     left = {change["cause"]: change["left"] for change in replay["changes"]}
@@ -234,6 +233,43 @@ def test_replay_whose_time_is_over_midway_says_how_far_it_came(
     assert re.fullmatch(r"the time for replays was over after 1 of [2-9] changes", replayed["reason"])
     assert [change["cause"] for change in replayed["changes"]] == ["outliers"]
     assert f"Replayed in part: {replayed['reason']}." in summary(evaluation, "log")
+
+
+def test_spike_of_a_loss_that_still_falls_is_replayed(tmp_path: pathlib.Path) -> None:
+    x, y = _rows()
+    # No higher than the losses of a hundred steps before, and yet far above those around it.
+    y[AT * BATCH : AT * BATCH + 2] += 8.0
+    evaluation = _fit(tmp_path, _model(keras.optimizers.SGD(0.01)), _dataset(x, y))
+    ((spike, (cause, *_)),) = evaluation.explained_spikes
+    assert spike.loss_at_peak < spikeguard.read_curve(tmp_path).loss[0]
+    assert (cause.cause, cause.status) == ("outliers", "verified")
+
+
+def test_restless_losses_after_a_spike_do_not_hide_the_next(tmp_path: pathlib.Path) -> None:
+    x, y = _rows()
+    for step, rise in ((AT - 48, 60.0), *((step, 12.0) for step in range(AT - 40, AT, 8)), (AT, 30.0)):
+        y[step * BATCH : step * BATCH + 2] += rise
+    budget = ReplayBudget(least_seconds=60.0)
+    _fit(tmp_path, _model(keras.optimizers.SGD(0.01)), _dataset(x, y), replay=budget)
+    replayed = [one["step"] for one in read_replays(tmp_path)[0] if "figures" in one]
+    assert {AT - 47, AT + 1} <= set(replayed)
+
+
+def test_high_losses_that_are_no_spikes_are_not_replayed(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    x, y = _rows()
+    y += np.random.default_rng(2).standard_t(2.5, size=y.shape).astype("float32")  # Many a high batch, and no spike.
+    x[AT * BATCH : AT * BATCH + 2] *= 40.0
+    dropped: list[int] = []
+    drop = ReplayKeeper.drop
+    monkeypatch.setattr(ReplayKeeper, "drop", lambda keeper, peak, why: dropped.append(peak) or drop(keeper, peak, why))
+    evaluation = _fit(
+        tmp_path, _model(keras.optimizers.SGD(0.01)), _dataset(x, y), replay=ReplayBudget(least_seconds=60.0)
+    )
+    (spike,) = [spike for spike, _ in evaluation.explained_spikes]
+    (replayed,) = [one for one in read_replays(tmp_path)[0] if "figures" in one]
+    assert replayed["first_step"] == spike.start_step
+    assert dropped
+    assert [int(path.parent.name) for path in tmp_path.glob("replay/*/kept.npz")] == [replayed["step"]]
 
 
 def test_high_first_loss_is_told_of_as_there_is_none_before_it(tmp_path: pathlib.Path) -> None:

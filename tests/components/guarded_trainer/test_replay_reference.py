@@ -41,6 +41,17 @@ def test_columns_in_another_unit_are_found_whatever_their_kind() -> None:
     assert reference.shifted_columns(_changed(2, 1.0, 0.5)).tolist() == [2]
 
 
+def test_flag_that_is_rarely_set_is_not_in_raw_units() -> None:
+    x = GENERATOR.normal(size=(ROWS, 3)).astype(np.float32)
+    rare = np.arange(ROWS) < 3
+    x[:, 1] = (rare - rare.mean()) / rare.std()  # Standardized, and ten standard deviations up where it is set.
+    x[:, 1] *= 3.0
+    x[:, 2] = 50.0 + 20.0 * x[:, 2]
+    reference = Reference(Layout(1, ("x",)), Batch((x,), np.arange(ROWS)), np.zeros(ROWS))
+    assert reference.size[1] > 15.0
+    assert reference.raw_columns().tolist() == [2]
+
+
 def test_shifted_batch_comes_back_within_ordinary_rows_and_keeps_its_order() -> None:
     reference, batch = _reference(), _changed(0, 30.0, 0.5)
     before = batch.leaves[0][:, 0].copy()

@@ -191,6 +191,18 @@ def test_cause_is_not_named_when_the_replay_without_it_spikes_as_well() -> None:
     assert (outliers.status, outliers.score < 0.5) == ("unknown", True)
 
 
+def test_change_that_takes_nearly_all_away_refutes_nothing() -> None:
+    columns = _columns()
+    columns["worst_loss"][AT, :2] = 4e4, 3e4
+    columns["loss"][AT] += 7e4 / ROWS
+    curve = TrainingCurve.from_columns(**columns)
+    # Of a model that knows its rows by heart ordinary rows are high, too: five is no spike left, and not all of it removed.
+    change = {"change": "rows_removed", "cause": "outliers", "text": "Removing 2 rows", "peak": 5.0, "left": 50.0}
+    replay = _replay(changes=[change], expected=0.001, peak=1100.0)
+    ((first, *_),) = causes_of(curve, detect_spikes(curve), [replay])
+    assert (first.cause, first.status) == ("outliers", "likely")
+
+
 def test_divergence_is_explained_when_no_spike_tells_of_it() -> None:
     columns = _columns()
     columns["learning_rate"][AT - 2 :] *= 50.0
