@@ -100,20 +100,29 @@ def page_of(template: str, view: Json, share: float = 1.0) -> str:
 
 def _view(content: ReportContent, share: float) -> Json:
     evaluation = content.evaluation or {}
-    spikes = list(enumerate(evaluation.get("spikes") or [], 1))
     most = max(5, int(_MOST_SPIKES * share))
-    told = sorted(sorted(spikes, key=lambda pair: -(pair[1].get("height") or 0.0))[:most], key=lambda pair: pair[0])
+    told, untold = _highest(evaluation.get("spikes"), most)
+    validation, untold_validation = _highest(evaluation.get("validation_spikes"), most)
     curve = content.curve
     return {
         "content": content,
         "evaluation": content.evaluation,
         "spikes": told,
-        "untold_spikes": len(spikes) - len(told),
+        "untold_spikes": untold,
+        "validation_spikes": [spike for _, spike in validation],
+        "untold_validation_spikes": untold_validation,
         "picture": markupsafe.Markup(picture(curve, told)) if curve else "",
         "data": drawing_data([("loss", curve)], told) if curve else None,
         "guard_events": guard_events(curve) if curve else [],
         "most": max(10, int(_MOST_ROWS * share)),
     }
+
+
+def _highest(spikes: Sequence[Json] | None, most: int) -> tuple[list[tuple[int, Json]], int]:
+    """The highest spikes in their order, each with its number from 1, and how many are left out."""
+    numbered = list(enumerate(spikes or [], 1))
+    highest = sorted(numbered, key=lambda pair: -(pair[1].get("height") or 0.0))[:most]
+    return sorted(highest, key=lambda pair: pair[0]), len(numbered) - len(highest)
 
 
 def drawing_data(curves: Sequence[tuple[str, Json]], spikes: Sequence[tuple[int, Json]]) -> Json:

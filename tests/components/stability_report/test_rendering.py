@@ -10,13 +10,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+from spikeguard.components.spike_evaluator import result
 from spikeguard.components.stability_report import rendering
 from spikeguard.components.stability_report.collecting import collect
 from spikeguard.components.stability_report.comparison import Comparison, text_of
 from spikeguard.components.stability_report.comparison_page import render_comparison
 from spikeguard.components.stability_report.content import ReportContent
+from spikeguard.components.training_curve import TrainingCurve
 from tests.bench.report import large_content
 from tests.components.stability_report.runs import losses, spiky, write_run
 
@@ -111,6 +114,26 @@ def test_spike_that_was_not_replayed_says_why(tmp_path: pathlib.Path) -> None:
     page = rendering.render(dataclasses.replace(content, evaluation=evaluation))
     assert page.count('<figure class="replayed">') == 1
     assert "Not replayed: the time for replays was over." in page
+
+
+def test_spikes_of_the_validation_loss_are_told_with_their_causes(tmp_path: pathlib.Path) -> None:
+    content = collect(write_run(tmp_path, losses()), "validation")
+    assert content.evaluation is not None
+    calm = np.tile([1.0, 1.01, 0.99, 1.0], 25)
+    calm[[40, 80]] = 4.0, 6.0
+    curve = TrainingCurve.from_columns(
+        loss=0.1 + 0.001 * np.tile([0.0, 1.0, -1.0, 0.0], 250),
+        validation_step=np.arange(10, 1001, 10),
+        validation_loss=calm,
+    )
+    judged = result.to_json(result.with_causes(result.evaluate(curve)))
+    assert (len(judged["spikes"]), len(judged["validation_spikes"])) == (0, 2)
+    page = rendering.render(dataclasses.replace(content, evaluation=judged))
+    assert "step 410: validation loss 4 where 1 was expected" in page
+    assert "step 810: validation loss 6 where 1 was expected" in page
+    assert "learns its rows by heart" in page
+    assert "<dd>0, and 2 of the validation loss</dd>" in page
+    assert 'id="spike-1"' not in page
 
 
 def test_features_with_the_most_outliers_stand_first(tmp_path: pathlib.Path) -> None:
