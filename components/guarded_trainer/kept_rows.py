@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -30,16 +31,17 @@ class Batch:
         """Some of the rows, by index or mask."""
         return Batch(tuple(leaf[rows] for leaf in self.leaves), self.ids[rows])
 
-    def joined(self, other: Batch) -> Batch:
-        """The rows of both."""
-        pairs = zip(self.leaves, other.leaves, strict=True)
-        return Batch(tuple(np.concatenate(pair) for pair in pairs), np.concatenate([self.ids, other.ids]))
-
     def with_leaf(self, place: int, values: npt.NDArray[Any]) -> Batch:
         """The same with one leaf replaced."""
         leaves = list(self.leaves)
         leaves[place] = values.astype(leaves[place].dtype)
         return Batch(tuple(leaves), self.ids)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of all of at least one batch, in order."""
+    leaves = zip(*(batch.leaves for batch in batches), strict=True)
+    return Batch(tuple(np.concatenate(parts) for parts in leaves), np.concatenate([batch.ids for batch in batches]))
 
 
 class KeptRows:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikeguard.components.guarded_trainer.curvature import noise_scale
-from spikeguard.components.guarded_trainer.kept_rows import Batch
+from spikeguard.components.guarded_trainer.kept_rows import Batch, joined
+from spikeguard.components.guarded_trainer.kept_spike import Kept
 from spikeguard.components.guarded_trainer.replay_changes import (
     MOST_ROWS,
     Change,
@@ -21,7 +22,6 @@ from spikeguard.components.guarded_trainer.replay_changes import (
     with_usual_classes,
     without_rows,
 )
-from spikeguard.components.guarded_trainer.replay_keeper import Kept
 from spikeguard.components.guarded_trainer.replay_reference import Bools, Layout, Reference, steadiness
 from spikeguard.components.training_curve import Floats
 
@@ -204,7 +204,7 @@ class _Look:
     ) -> None:
         self._kept, self._reference = kept, reference
         batches = kept.batches
-        rows = _joined(batches)
+        rows = joined(batches)
         found = replayed.losses_at_state(rows)
         losses = np.full(len(rows), np.nan) if found is None else found
         cuts = np.cumsum([len(batch) for batch in batches])[:-1]
@@ -406,16 +406,11 @@ def _reference(kept: Kept, replayed: Replayed, layout: Layout, first_place: int)
 
     The last two of these are left out: one of them may be what led to the spike.
     """
-    rows = _joined([kept.reference, *kept.batches[: max(0, first_place - 2)]])
+    rows = joined([kept.reference, *kept.batches[: max(0, first_place - 2)]])
     if len(rows) > 1024:
         rows = rows.take(np.sort(np.random.default_rng(0).choice(len(rows), 1024, replace=False)))
     losses = replayed.losses_at_state(rows)
     return Reference(layout, rows, np.full(len(rows), np.nan) if losses is None else losses)
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    leaves = zip(*(batch.leaves for batch in batches), strict=True)
-    return Batch(tuple(np.concatenate(parts) for parts in leaves), np.concatenate([batch.ids for batch in batches]))
 
 
 def _mean(losses: Floats | None) -> float:

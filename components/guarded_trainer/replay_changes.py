@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spikeguard.components.guarded_trainer.kept_rows import Batch
+from spikeguard.components.guarded_trainer.kept_rows import Batch, joined
 from spikeguard.components.guarded_trainer.replay_reference import Bools, Reference
 from spikeguard.components.training_curve import Floats
 
@@ -53,7 +53,7 @@ def without_rows(
             removed += int(rows.sum())
             batch = batch.take(~rows)
             if is_filled:
-                batch = batch.joined(reference.rows.take(generator.choice(len(reference.rows), int(rows.sum()))))
+                batch = joined([batch, reference.rows.take(generator.choice(len(reference.rows), int(rows.sum())))])
         changed.append(batch)
     name = "row" if removed == 1 else "rows"
     text = f"Replacing {removed} {name} by ordinary ones" if is_filled else f"Removing {removed} {name}"
@@ -140,9 +140,7 @@ def with_usual_classes(batches: list[Batch], reference: Reference, seed: int) ->
             spare = np.flatnonzero(own == one)
             if len(present) < count and len(spare):
                 parts.append(pool.take(generator.choice(spare, count - len(present))))
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = whole.joined(part)
+        whole = joined(parts)
         dealt.append(whole if len(whole) else batch)
     return Change("usual_classes", "imbalance", "Giving each batch the classes' usual shares", tuple(dealt))
 
@@ -155,7 +153,7 @@ def enlarged(batches: list[Batch], reference: Reference, seed: int) -> Change | 
         return None
     generator = np.random.default_rng(seed)
     changed = tuple(
-        batch.joined(reference.rows.take(generator.choice(len(reference.rows), size - len(batch))))
+        joined([batch, reference.rows.take(generator.choice(len(reference.rows), size - len(batch)))])
         if len(batch) < size
         else batch
         for batch in batches

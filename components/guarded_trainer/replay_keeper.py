@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from spikeguard.components.errors import InvalidArgumentError
 from spikeguard.components.guarded_trainer.guard import guard_of
-from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows
+from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows, joined
+from spikeguard.components.guarded_trainer.kept_spike import Kept, arrays_of, kept_of
 from spikeguard.components.robust import robust_sd
 from spikeguard.components.training_curve import Floats
 
@@ -80,32 +81,6 @@ class ReplayBudget:
                 raise InvalidArgumentError(name, getattr(self, name), f"be at least {least}")
         if not self.least_seconds >= 0:
             raise InvalidArgumentError("least_seconds", self.least_seconds, "be at least 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """What was kept of one high loss."""
-
-    first: int
-    """First high step, from 1."""
-    peak: int
-    """The highest step."""
-    state_step: int
-    """Steps done when the state was kept."""
-    state: list[npt.NDArray[Any]]
-    """Values of all variables of model, metrics, optimizer and guard."""
-    batches: list[Batch]
-    """Of the steps state_step + 1, ..., peak."""
-    reference: Batch
-    """Ordinary rows."""
-    losses: Floats
-    """As recorded, of the same steps. Shape (steps,)."""
-    rates: Floats
-    """Learning rates of the same steps. Shape (steps,)."""
-    expected: float
-    """Median of the losses before."""
-    height: float
-    """Of the peak, in standard deviations of the losses before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +287,7 @@ class ReplayKeeper:
             state_step,
             state,
             batches,
-            _joined(self._reference) if self._reference else batches[0].take(np.arange(0)),
+            joined(self._reference) if self._reference else batches[0].take(np.arange(0)),
             np.array([self._steps[step][2] for step in wanted]),
             np.array([self._steps[step][3] for step in wanted]),
             expected,
@@ -412,54 +387,6 @@ def state_of(model: keras.Model) -> list[Any]:
         getattr(variable, "value", variable) if isinstance(variable, keras.Variable) else variable for variable in found
     ]
     return list({id(value): value for value in [*values, *copies]}.values())
-
-
-def arrays_of(kept: Kept) -> dict[str, npt.NDArray[Any]]:
-    """One flat dict of arrays, none of them of objects."""
-    rows = _joined(kept.batches)
-    return {
-        "numbers": np.array([kept.first, kept.peak, kept.state_step]),
-        "levels": np.array([kept.expected, kept.height]),
-        "losses": kept.losses,
-        "rates": kept.rates,
-        "sizes": np.array([len(batch) for batch in kept.batches]),
-        "ids": rows.ids,
-        "reference_ids": kept.reference.ids,
-        **{f"leaf_{place}": leaf for place, leaf in enumerate(rows.leaves)},
-        **{f"reference_{place}": leaf for place, leaf in enumerate(kept.reference.leaves)},
-        **{f"state_{place}": value for place, value in enumerate(kept.state)},
-    }
-
-
-def kept_of(arrays: dict[str, npt.NDArray[Any]]) -> Kept:
-    """The inverse of `arrays_of`."""
-
-    def numbered(prefix: str) -> list[npt.NDArray[Any]]:
-        count = sum(name.removeprefix(prefix).isdigit() for name in arrays if name.startswith(prefix))
-        return [arrays[f"{prefix}{place}"] for place in range(count)]
-
-    rows = Batch(tuple(numbered("leaf_")), arrays["ids"])
-    ends = np.cumsum(arrays["sizes"])
-    batches = [rows.take(np.arange(end - size, end)) for end, size in zip(ends, arrays["sizes"], strict=True)]
-    first, peak, state_step = arrays["numbers"].tolist()
-    expected, height = arrays["levels"].tolist()
-    return Kept(
-        first,
-        peak,
-        state_step,
-        numbered("state_"),
-        batches,
-        Batch(tuple(numbered("reference_")), arrays["reference_ids"]),
-        arrays["losses"],
-        arrays["rates"],
-        expected,
-        height,
-    )
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    leaves = zip(*(batch.leaves for batch in batches), strict=True)
-    return Batch(tuple(np.concatenate(parts) for parts in leaves), np.concatenate([batch.ids for batch in batches]))
 
 
 def _rises(earlier: Floats, losses: Floats) -> npt.NDArray[np.bool_]:
