@@ -5,7 +5,8 @@
     python -m tests.bench.causes --full                       # all of the grid, five seeds
 
 Each run has a twin, the same training with nothing put in. A run counts where a spike arose, or the loss diverged, that came
-from what was put in: at its peak the twin's loss is up by less than half as much. Of several such the highest is scored. Each outcome is written as it comes to `causes.jsonl`; with `--resume` those in it are not run again.
+from what was put in: at its peak the twin's loss is up by less than half as much. Of several such the highest is scored,
+and beside it the highest of the validation loss. Each outcome is written as it comes to `causes.jsonl`; with `--resume` those in it are not run again.
 With `--keep FOLDER` curves and replays stay, and `--rank-again FOLDER` asks for the causes of all that were kept.
 """
 
@@ -25,11 +26,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from spikeguard.components.curve_readers.reading import read_curve
+from spikeguard.components.training_curve import TrainingCurve
 from tests.bench import RESULTS
 from tests.bench.causes_data import DATA_SETS, load
 from tests.bench.causes_forms import FORMS, NEEDS_CLASSES
 from tests.bench.causes_more_forms import MORE_FORMS
-from tests.bench.causes_runs import ALL_FORMS, KINDS, RATES, STEPS, Attributed, Run, attribute, losses_of, train
+from tests.bench.causes_runs import ALL_FORMS, KINDS, RATES, STEPS, Attributed, Run, attribute, train
 
 _CAUSES = ("outliers", "imbalance", "normalization", "learning_rate", "batch_size", "regularization")
 _PAIRS = 6
@@ -130,11 +133,24 @@ def report(runs: Sequence[Attributed], seconds: float) -> str:
         f"Twins: {len(twins)}, {sum(bool(run.ranked) for run in twins)} with a spike, {likely} with a cause named, {false} with a"
         f" verified cause; {sum(run.own_outliers for run in twins)} spikes more had outliers verified that the data have"
         " by themselves.",
+        f"Validation losses with a spike that came from one trouble: {_validation_line(single)} Of twins:"
+        f" {sum(bool(run.validation_ranked) for run in twins)}.",
         f"Runs with one trouble and another cause verified for a spike that came from it: {wrong} of {len(single)}.",
         f"Replays took {np.median(times):.0f} % of the training's time in the median of the runs that had one"
         f" ({np.quantile(times, 0.1):.0f} to {np.quantile(times, 0.9):.0f} % in the middle eight tenths).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _validation_line(runs: Sequence[Attributed]) -> str:
+    """How many were right, and by cause."""
+    spiked = [run for run in runs if run.validation_ranked]
+    parts = [
+        f"{cause} {sum(run.is_first_of_validation for run in own)} of {len(own)}"
+        for cause in _CAUSES
+        if (own := [run for run in spiked if run.causes == (cause,)])
+    ]
+    return f"{len(spiked)}, of which {sum(run.is_first_of_validation for run in spiked)} top 1 ({', '.join(parts)})."
 
 
 def _line(name: str, runs: Sequence[Attributed]) -> str:
@@ -189,9 +205,13 @@ def _all_of(wanted: Sequence[Run], options: Any) -> list[Attributed]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.keep / _name(run) if options.keep else pathlib.Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            found = train(run, folder, _twin_losses(run, options.out))
+            found = train(run, folder, _twin_of(run, options.out))
             if not run.forms:
-                np.save(_twin_path(run, options.out), losses_of(folder))
+                curve = read_curve(folder)
+                columns = {
+                    name: getattr(curve, name) for name in ("step", "loss", "validation_step", "validation_loss")
+                }
+                np.savez(_twin_path(run, options.out), **columns)
             if options.keep:
                 content = {**dataclasses.asdict(run), "fit_seconds": found.fit_seconds}
                 (folder / _RUN_FILE).write_text(json.dumps(content))
@@ -212,12 +232,15 @@ def _name(run: Run) -> str:
 
 
 def _twin_path(run: Run, folder: pathlib.Path) -> pathlib.Path:
-    return folder / f"{_name(dataclasses.replace(run, forms=()))}.npy"
+    return folder / f"{_name(dataclasses.replace(run, forms=()))}.npz"
 
 
-def _twin_losses(run: Run, folder: pathlib.Path) -> Any:
+def _twin_of(run: Run, folder: pathlib.Path) -> TrainingCurve | None:
     """Losses of the run's twin; None for a twin."""
-    return np.load(_twin_path(run, folder)) if run.forms else None
+    if not run.forms:
+        return None
+    with np.load(_twin_path(run, folder)) as columns:
+        return TrainingCurve.from_columns(**columns)
 
 
 def _ranked_again(path: pathlib.Path) -> Attributed:
@@ -225,7 +248,7 @@ def _ranked_again(path: pathlib.Path) -> Attributed:
     seconds = content.pop("fit_seconds")
     run = _tuples(Run, content)
     twin = path.parent.parent / _name(dataclasses.replace(run, forms=()))
-    found = attribute(run, path.parent, losses_of(twin) if run.forms else None)
+    found = attribute(run, path.parent, read_curve(twin) if run.forms else None)
     return dataclasses.replace(found, fit_seconds=seconds)
 
 
@@ -253,8 +276,9 @@ def test_causes_bench() -> None:
 
 def test_smoke_run_of_the_bench_names_a_jump(tmp_path: pathlib.Path) -> None:
     runs = [Run("synthetic", "dense", "sgd", ("rate_jump",), seed) for seed in (2, 3)]
-    calm = np.zeros(160)  # As if the twin had been calm.
-    found = [train(run, tmp_path / str(run.seed), calm, steps=160) for run in runs]
+    # As if the twin had been calm.
+    calm = TrainingCurve.from_columns(loss=np.zeros(180), validation_step=range(1, 181), validation_loss=np.zeros(180))
+    found = [train(run, tmp_path / str(run.seed), calm, steps=180) for run in runs]
     # Whether a jump of the rate raises the loss depends on the platform's rounding, too.
     run = next(run for run in found if run.spikes)
     assert run.is_among_two

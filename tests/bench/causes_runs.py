@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,14 +19,17 @@ from spikeguard.components.guarded_trainer.recorder import CurveRecorder
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget
 from spikeguard.components.robust import robust_sd
 from spikeguard.components.spike_evaluator import result
+from spikeguard.components.spike_evaluator.causes.ranking import RankedCause
 from spikeguard.components.spike_evaluator.causes.replays import read_replays
 from spikeguard.components.spike_evaluator.detection import Spike
+from spikeguard.components.training_curve import Floats, Ints, TrainingCurve
 from tests.bench.causes_data import load
 from tests.bench.causes_forms import FORMS, Stream
 from tests.bench.causes_more_forms import MORE_FORMS
 from tests.bench.guard_data import Array, DataSet
 
 STEPS, BATCH = 300, 32
+VALIDATIONS = 30
 KINDS = ("dense", "conv")
 # How long replays take is measured, not bounded: on a busy machine a bound would measure its load.
 _BUDGET = ReplayBudget(least_seconds=60.0)
@@ -68,6 +72,8 @@ class Attributed(Run):
     """Its causes: cause, status and score."""
     told: str = ""
     """The first of them in words."""
+    validation_ranked: tuple[tuple[str, str, float], ...] = ()
+    """The same of the highest spike of the validation loss that came from the troubles; of any at all for a twin."""
     verified: tuple[str, ...] = ()
     """Verified causes of any spike that came from the troubles; of any at all for a twin, but for `own_outliers`."""
     own_outliers: int = 0
@@ -80,6 +86,10 @@ class Attributed(Run):
     @property
     def is_first(self) -> bool:
         return bool(self.ranked) and self.ranked[0][0] in self.causes
+
+    @property
+    def is_first_of_validation(self) -> bool:
+        return bool(self.validation_ranked) and self.validation_ranked[0][0] in self.causes
 
     @property
     def is_among_two(self) -> bool:
@@ -135,8 +145,8 @@ class Trainer:
         started = time.monotonic()
         model.fit(
             batches,
-            epochs=10,
-            steps_per_epoch=stream.steps // 10,
+            epochs=VALIDATIONS,
+            steps_per_epoch=stream.steps // VALIDATIONS,
             validation_data=(self._data.valid_x[:256], self._data.valid_y[:256]),
             validation_batch_size=256,
             callbacks=[self._recorder],
@@ -163,14 +173,14 @@ def stream_of(run: Run, steps: int = STEPS) -> Stream:
     return stream
 
 
-def train(run: Run, folder: pathlib.Path, twin: Array | None, steps: int = STEPS) -> Attributed:
+def train(run: Run, folder: pathlib.Path, twin: TrainingCurve | None, steps: int = STEPS) -> Attributed:
     """One training, and what its spikes are said to come from.
 
     Args:
       run: what to train.
       folder: where curve and replays go.
-      twin: the losses of the same training without troubles; None where this is the twin.
-      steps: a multiple of 10.
+      twin: the curve of the same training without troubles; None where this is the twin.
+      steps: a multiple of `VALIDATIONS`.
     """
     trainer = _trainer(run.data, run.model, run.optimizer, run.is_guarded)
     seconds = trainer.fit(stream_of(run, steps), run.seed, folder)
@@ -180,15 +190,16 @@ def train(run: Run, folder: pathlib.Path, twin: Array | None, steps: int = STEPS
     return dataclasses.replace(found, fit_seconds=seconds - found.replay_seconds)
 
 
-def losses_of(folder: pathlib.Path) -> Array:
-    """The recorded losses of a run. Shape (steps,)."""
-    return read_curve(folder).loss.astype(np.float32)
+def came_from_trouble(spike: Spike, step: Ints, loss: Floats) -> bool:
+    """Whether a spike came from what was put in: with nothing put in, the loss would not have been half as far up.
 
-
-def came_from_trouble(spike: Spike, twin: Array) -> bool:
-    """Whether a spike came from what was put in: with nothing put in, the loss would not have been half as far up."""
+    Args:
+      spike: of a training with troubles.
+      step: of its twin's losses, increasing.
+      loss: the twin's losses.
+    """
     rise = min(spike.loss_at_peak, 1e30) - spike.expected_loss
-    own = float(twin[spike.peak_step - 1])
+    own = float(loss[np.searchsorted(step, spike.peak_step)])
     return np.isfinite(own) and own - spike.expected_loss < 0.5 * rise
 
 
@@ -203,22 +214,27 @@ def has_far_row(run: Run, spike: Spike) -> bool:
     return bool(far > _FAR)
 
 
-def attribute(run: Run, folder: pathlib.Path, twin: Array | None) -> Attributed:
+def attribute(run: Run, folder: pathlib.Path, twin: TrainingCurve | None) -> Attributed:
     """What the spikes of a recorded run are said to come from; of a run with troubles, those that came from these."""
     replays, notes = read_replays(folder)
     evaluation = result.with_causes(result.evaluate(read_curve(folder)), replays, notes)
     spikes = [*evaluation.explained_spikes, *([evaluation.course] if evaluation.course else [])]
+    of_validation = list(evaluation.explained_validation_spikes)
     if twin is not None:
-        spikes = [one for one in spikes if came_from_trouble(one[0], twin)]
+        spikes = [one for one in spikes if came_from_trouble(one[0], twin.step, twin.loss)]
+        passes = twin.validation_step, twin.validation_loss
+        of_validation = [one for one in of_validation if came_from_trouble(one[0], *passes)]
     verified = [(spike, {one.cause for one in causes if one.status == "verified"}) for spike, causes in spikes]
     own = [spike for spike, names in verified if twin is None and names == {"outliers"} and has_far_row(run, spike)]
     highest = max(spikes, key=lambda one: one[0].height, default=None)
+    highest_of_validation = max(of_validation, key=lambda one: one[0].height, default=(None, ()))
     found = Attributed(
         **dataclasses.asdict(run),
         causes=tuple(ALL_FORMS[form][0] for form in run.forms),
         spikes=len(spikes),
         verified=tuple(sorted({name for spike, names in verified if spike not in own for name in names})),
         own_outliers=len(own),
+        validation_ranked=_ranked(highest_of_validation[1]),
         notes=tuple(evaluation.replay_notes),
         replay_seconds=sum(one.get("seconds", 0.0) for one in replays),
     )
@@ -229,9 +245,13 @@ def attribute(run: Run, folder: pathlib.Path, twin: Array | None) -> Attributed:
         found,
         step=spike.peak_step,
         height=round(spike.height, 1),
-        ranked=tuple((one.cause, one.status, round(one.score, 3)) for one in causes),
+        ranked=_ranked(causes),
         told=causes[0].text,
     )
+
+
+def _ranked(causes: Sequence[RankedCause]) -> tuple[tuple[str, str, float], ...]:
+    return tuple((one.cause, one.status, round(one.score, 3)) for one in causes)
 
 
 def _dataset(batches: list[tuple[Array, Array]]) -> tf.data.Dataset:
