@@ -19,7 +19,8 @@ from tests.bench import RESULTS
 Array = npt.NDArray[np.float32]
 # Features that are names, not amounts; their 0/1 columns are left as they are.
 _CATEGORICAL = ("day_of_week", "carrier", "origin", "dest")
-_OUTLIER_SHARE, _OUTLIER_FACTOR, _FLIPPED_SHARE, _GAPS = 0.01, 1e3, 0.05, 3
+_OUTLIER_SHARES = {"delay_outliers": 0.01, "delay_rare_outliers": 0.0003}
+_OUTLIER_FACTOR, _FLIPPED_SHARE, _GAPS = 1e3, 0.05, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +147,18 @@ def _split(
 
 
 @functools.cache
-def _delay_outliers() -> DataSet:
-    """1 % of the train rows a thousandfold, as a wrong unit makes them: amounts and label."""
+def _delay_outliers(name: str) -> DataSet:
+    """Some of the train rows a thousandfold, as a wrong unit makes them: amounts and label.
+
+    With 1 % of them every batch has some, and no step is special; with 0.03 % one batch of thirteen or so has.
+    """
     clean = _flights("delay")
-    rows = np.random.default_rng(1).random(len(clean.train_x)) < _OUTLIER_SHARE
+    rows = np.random.default_rng(1).random(len(clean.train_x)) < _OUTLIER_SHARES[name]
     train_x, train_y = clean.train_x.copy(), clean.train_y.copy()
     train_x[rows, : clean.amounts] *= np.float32(_OUTLIER_FACTOR)
     # Robust statistics hardly see one row in a hundred, so the label keeps its twin's units.
     train_y[rows] *= np.float32(_OUTLIER_FACTOR)
-    return dataclasses.replace(clean, name="delay_outliers", train_x=train_x, train_y=train_y)
+    return dataclasses.replace(clean, name=name, train_x=train_x, train_y=train_y)
 
 
 @functools.cache
@@ -183,7 +187,7 @@ def _diabetes_gaps() -> DataSet:
 # `digits_clean` is there for comparison only: its unguarded runs say what the flipped labels cost.
 DATA_SETS: dict[str, Callable[[], DataSet]] = {
     "delay": functools.partial(_flights, "delay"),
-    "delay_outliers": _delay_outliers,
+    **{name: functools.partial(_delay_outliers, name) for name in _OUTLIER_SHARES},
     "cancelled": functools.partial(_flights, "cancelled"),
     "diabetes": functools.partial(_scikit_learn, "diabetes"),
     "diabetes_gaps": _diabetes_gaps,
