@@ -144,7 +144,7 @@ def _in_company(
     ]
     if not any(one.cause in verified for one in raised):
         return own
-    found = [_with_status(one) for one in sorted(raised, key=lambda one: -round(one.score, 2))]
+    found = [with_status(one) for one in sorted(raised, key=lambda one: -round(one.score, 2))]
     return tuple(found) if found[0].status != "unknown" else own
 
 
@@ -186,7 +186,7 @@ def _figured(replay: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 def rank(around: Surroundings) -> tuple[RankedCause, ...]:
     """The causes of one spike."""
     found = [evidence for test in _TESTS if (evidence := test(around)) is not None and evidence.score >= _LEAST]
-    ranked = [_judged(evidence, around.replay) for evidence in found]
+    ranked = [judged(evidence, around.replay) for evidence in found]
     # A lower rate calms any step, and more rows dilute any row: with a cause in the data verified, they verify nothing. But a
     # rate that has risen is a fault that can be seen, too.
     is_structural = any(one.status == "verified" and one.cause in _STRUCTURAL for one in ranked)
@@ -199,14 +199,14 @@ def rank(around: Surroundings) -> tuple[RankedCause, ...]:
         ]
     # Sorting is stable: of equals, the first of `_TESTS` leads.
     ranked.sort(key=lambda one: (one.status != "verified", -round(one.score, 2)))
-    ranked = [_with_status(one) for one in ranked]
+    ranked = [with_status(one) for one in ranked]
     if not ranked or ranked[0].status == "unknown":
         ranked.insert(0, _unknown(around, ranked))
     return tuple(ranked)
 
 
-def _judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause:
-    """The evidence with what the replay without this cause says."""
+def judged(evidence: Evidence, replay: Mapping[str, Any] | None) -> RankedCause:
+    """The evidence with what the replay without this cause says, where there was one."""
     changes = [change for change in (replay or {}).get("changes", ()) if change["cause"] == evidence.cause]
     status: Status = "likely"
     score, text = evidence.score, evidence.text
@@ -231,7 +231,8 @@ def _replayed(change: Mapping[str, Any], replay: Mapping[str, Any]) -> str:
     return f"{change['text']} and replaying from step {replay['state_step']} {verb} {peaks}"
 
 
-def _with_status(one: RankedCause) -> RankedCause:
+def with_status(one: RankedCause) -> RankedCause:
+    """The cause with the status that its score has; a verified one stays so."""
     if one.status == "verified":
         return one
     return dataclasses.replace(one, status="likely" if one.score >= LIKELY else "unknown")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from spikeguard.components.spike_evaluator.causes import normalization, regularization
-from spikeguard.components.spike_evaluator.causes.evidence import LIKELY, Evidence, Remedy, ramp
+from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
 from spikeguard.components.spike_evaluator.causes.learning_rate import lower_rate
-from spikeguard.components.spike_evaluator.causes.ranking import ON_THE_WAY, RankedCause
+from spikeguard.components.spike_evaluator.causes.ranking import ON_THE_WAY, RankedCause, judged, with_status
 from spikeguard.components.spike_evaluator.detection import Spike
 from spikeguard.components.training_curve import Ints, TrainingCurve
 
@@ -55,13 +55,7 @@ def _causes(
     since = int(earlier.max()) if len(earlier) else 0
     places = np.flatnonzero((curve.step > since) & (curve.step <= spike.peak_step))
     tests = (_of_rate(curve, places), _of_constants(tables), _of_gap(curve, spike, places))
-    best = {
-        one.cause: RankedCause(
-            one.cause, "likely" if one.score >= LIKELY else "unknown", one.score, one.text, one.remedy, one.figures
-        )
-        for one in tests
-        if one is not None
-    }
+    best = {one.cause: with_status(judged(one, None)) for one in tests if one is not None}
     # What raised the training loss on the way says more than what could have raised this one.
     best |= {one.cause: one for one in _on_the_way(since, spike, explained) if one.status == "likely"}
     ranked = sorted(best.values(), key=lambda one: -round(one.score, 2))
