@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -189,6 +190,12 @@ def rank(around: Surroundings) -> tuple[RankedCause, ...]:
     ranked = [judged(evidence, around.replay) for evidence in found]
     # A lower rate calms any step, and more rows dilute any row: with a cause in the data verified, they verify nothing. But a
     # rate that has risen is a fault that can be seen, too.
+    if any(one.status == "verified" and learning_rate.is_seen(one.evidence) for one in ranked):
+        # Rows with nothing unusual about them but their loss are of the data's own tail: what makes them ruin the weights is the rate.
+        ranked = [
+            dataclasses.replace(one, status="likely") if one.evidence.get("distance", math.inf) <= 1.0 else one
+            for one in ranked
+        ]
     is_structural = any(one.status == "verified" and one.cause in _STRUCTURAL for one in ranked)
     if is_structural:
         ranked = [

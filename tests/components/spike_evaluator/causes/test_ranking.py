@@ -310,6 +310,19 @@ def test_rise_of_the_rate_stays_verified_beside_rows_when_the_batch_is_not_high_
     assert {one.cause for one in causes if one.status == "verified"} == {"outliers", "learning_rate"}
 
 
+@pytest.mark.parametrize(("distance", "first"), [(0.4, "learning_rate"), (13.0, "outliers")])
+def test_rows_with_nothing_unusual_but_their_loss_come_after_a_rate_that_has_risen(distance: float, first: str) -> None:
+    columns = _columns()
+    columns["learning_rate"][AT - 2 :] *= 30.0
+    _raise_all(columns, slice(AT, AT + 6), 9.0)
+    curve = TrainingCurve.from_columns(**columns)
+    replay = _replay(batch_effect=0.1, weight_effect=0.9)
+    replay["figures"]["largest_distance"] = distance
+    (found,) = causes_of(curve, detect_spikes(curve), [replay])
+    assert (found[0].cause, found[0].status) == (first, "verified")
+    assert {one.cause for one in found if one.status != "unknown"} == {"outliers", "learning_rate"}
+
+
 def test_cause_that_is_verified_for_the_spike_before_gains_weight() -> None:
     columns = _columns()
     for first in (AT - 30, AT):
