@@ -240,10 +240,9 @@ class ReplayKeeper:
             opened, open_last, open_height = self._open
             # The beginning of an event tells its cause. What comes soon after is its aftermath, unless it is higher.
             if heights.max() <= open_height:
+                self.leave_out(int(steps[0]), int(steps[-1]), f"it may be the aftermath of step {open_last:,}")
                 if steps[0] <= open_last + 3:
                     self._open = (opened, int(steps[-1]), open_height)  # It goes on.
-                else:
-                    self.leave_out(int(steps[0]), int(steps[-1]), f"it may be the aftermath of step {open_last:,}")
                 return
             higher = int(np.argmax(heights > open_height))
             steps, losses, heights = steps[higher:], losses[higher:], heights[higher:]

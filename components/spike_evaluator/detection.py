@@ -336,6 +336,8 @@ class _Search:
         has_recovered = self._has_recovered(peak, end, before)
         # After a jump the running median is up with the loss, so the level from before is what was expected.
         expected = min(float(level.trend[peak]), before) + float(self.effect[peak])
+        # What classes explain is extrapolated to a batch unlike all others: no loss is expected below all that were seen.
+        expected = max(expected, float(np.min(rows.loss)))
         return Spike(
             start_step=int(rows.step[start]),
             peak_step=int(rows.step[peak]),

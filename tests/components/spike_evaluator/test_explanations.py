@@ -215,3 +215,16 @@ def test_long_bursts_close_together_are_one_spike() -> None:
 def test_short_flat_curve_has_not_diverged() -> None:
     for seed in range(40):
         assert _find(loss=1 + 0.01 * np.random.default_rng(seed).normal(size=25), kind="epoch").diverged_from is None
+
+
+def test_no_loss_is_expected_below_all_that_were_seen() -> None:
+    generator = np.random.default_rng(0)
+    ones = np.clip(generator.binomial(16, 0.5, 400), 4, 12)
+    loss = 0.3 + 0.05 * (ones - 8) + 0.005 * generator.normal(size=400)
+    ones[300], loss[300] = 0, 5.0  # By its classes it would have a loss below zero.
+    curve = TrainingCurve.from_columns(
+        loss=loss, batch_size=np.full(400, 16), class_counts=np.column_stack([16 - ones, ones])
+    )
+    (spike,) = detect_spikes(curve).spikes
+    assert spike.peak_step == 301
+    assert spike.expected_loss == loss.min()
