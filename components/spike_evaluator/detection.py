@@ -334,8 +334,11 @@ class _Search:
         peak = start + int(np.argmax(self.loss[start : end + 1]))
         before = self._level_before(start)
         has_recovered = self._has_recovered(peak, end, before)
-        # After a jump the running median is up with the loss, so the level from before is what was expected.
-        expected = min(float(level.trend[peak]), before) + float(self.effect[peak])
+        # After a jump the running median and the noise are up with the loss, so those from before are what was expected.
+        expected, noise = float(level.trend[peak]), float(level.noise[peak])
+        if before < expected:
+            expected, noise = before, min(noise, float(level.noise[max(0, start - level.window)]))
+        expected += float(self.effect[peak])
         # What classes explain is extrapolated to a batch unlike all others: no loss is expected below all that were seen.
         expected = max(expected, float(np.min(rows.loss)))
         return Spike(
@@ -344,7 +347,7 @@ class _Search:
             end_step=int(rows.step[end]),
             loss_at_peak=float(rows.loss[peak]),
             expected_loss=expected,
-            height=float((rows.loss[peak] - expected) / level.noise[peak]),
+            height=(float(rows.loss[peak]) - expected) / noise,
             recovered=has_recovered,
             peak_epoch=int(rows.epoch[peak]) if rows.epoch[-1] > 0 else None,
         )

@@ -125,6 +125,15 @@ def test_spike_has_not_recovered_when_the_loss_stays_up() -> None:
     assert not spikes[0].recovered
 
 
+def test_height_of_a_crash_is_in_units_of_the_noise_before_it() -> None:
+    generator = np.random.default_rng(0)
+    losses = 1.0 + 0.05 * generator.normal(size=300)
+    losses[160:189] = generator.uniform(30.0, 900.0, size=29)  # As long as a window, so that its noise is theirs.
+    highest = max(detect_spikes(TrainingCurve.from_losses(losses)).spikes, key=lambda spike: spike.loss_at_peak)
+    assert highest.expected_loss == pytest.approx(1.0, abs=0.1)
+    assert highest.height > 5_000
+
+
 def test_non_finite_steps_are_named() -> None:
     loss = _decay(100, seed=4)
     loss[[40, 60]] = [np.nan, np.inf]
