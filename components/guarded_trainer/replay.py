@@ -150,20 +150,20 @@ def replay_kept(
       seconds: what the training took.
       classes: classes of the label, 0 where it is none.
     """
-    waiting = [] if keeper.is_off else _waiting(keeper)
-    if waiting:
-        deadline = time.monotonic() + max(budget.least_seconds, budget.time_share * seconds)
-        try:
+    waiting: list[int] = []
+    try:
+        if keeper.kept and not keeper.is_off and (waiting := _waiting(keeper)):
+            deadline = time.monotonic() + max(budget.least_seconds, budget.time_share * seconds)
             _replay_all(model, keeper, recording, waiting, deadline, classes)
-        except Exception as error:  # Whatever a model does in its train step must not cost the training.
-            logger.exception("Spikes could not be replayed")
-            # Of an error in a traced function the last line says what it was.
-            words = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-            reason = f"{type(error).__name__}: {words[-1][:200]}"
-            keeper.notes.append(f"Spikes could not be replayed: {reason}.")
-            for peak in waiting:
-                if not (keeper.result_folder(peak) / RESULT_NAME).exists():
-                    keeper.leave_out(peak, peak, f"the replay failed ({reason})")
+    except Exception as error:  # Whatever a model does in its train step must not cost the training.
+        logger.exception("Spikes could not be replayed")
+        # Of an error in a traced function the last line says what it was.
+        words = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        reason = f"{type(error).__name__}: {words[-1][:200]}"
+        keeper.notes.append(f"Spikes could not be replayed: {reason}.")
+        for peak in waiting:
+            if not (keeper.result_folder(peak) / RESULT_NAME).exists():
+                keeper.leave_out(peak, peak, f"the replay failed ({reason})")
     keeper.write_notes()
 
 
@@ -177,14 +177,15 @@ def _waiting(keeper: ReplayKeeper) -> list[int]:
     findings = detect_spikes(curve)
     course = course_of(curve, findings)
     spikes = [*findings.spikes, *([course] if course else [])]
-
     keeper.tell_of(lambda first, last: any(belongs_to(spike, first, last) for spike in spikes))
     nearest = set()
     for spike in spikes:
         own = [peak for peak, high in keeper.kept.items() if belongs_to(spike, high.first, peak)]
         nearest |= set(sorted(own, key=lambda peak: abs(keeper.kept[peak].first - spike.start_step))[:1])
     for peak in set(keeper.kept) - nearest:
-        keeper.drop(peak, "it is no spike by the default policy, or another step of the same spike was replayed")
+        is_of_spike = any(belongs_to(spike, keeper.kept[peak].first, peak) for spike in spikes)
+        nothing = "it is no spike by the default policy"
+        keeper.drop(peak, "another step of the same spike stands for it" if is_of_spike else nothing)
     found = [peak for peak in nearest if not (keeper.result_folder(peak) / RESULT_NAME).exists()]
     return sorted(found, key=lambda peak: (peak != min(found), -keeper.kept[peak].height))
 
