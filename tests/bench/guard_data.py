@@ -49,6 +49,8 @@ class DataSet:
     """Optimizer steps of a full run."""
     twin: str
     """The same data before they were spoiled; its own name where they were not."""
+    strange: npt.NDArray[np.bool_] | None = None
+    """Rows so rare and strange that the loss of their batch tells of them and not of the weights. Shape (rows,); None: no such."""
 
     @property
     def batch_size(self) -> int:
@@ -158,7 +160,8 @@ def _delay_outliers(name: str) -> DataSet:
     train_x[rows, : clean.amounts] *= np.float32(_OUTLIER_FACTOR)
     # Robust statistics hardly see one row in a hundred, so the label keeps its twin's units.
     train_y[rows] *= np.float32(_OUTLIER_FACTOR)
-    return dataclasses.replace(clean, name=name, train_x=train_x, train_y=train_y)
+    strange = rows if name == "delay_rare_outliers" else None
+    return dataclasses.replace(clean, name=name, train_x=train_x, train_y=train_y, strange=strange)
 
 
 @functools.cache
@@ -181,7 +184,8 @@ def _diabetes_gaps() -> DataSet:
     generator, train_x = np.random.default_rng(1), clean.train_x.copy()
     rows = generator.choice(len(train_x), _GAPS, replace=False)
     train_x[rows, generator.integers(0, clean.amounts, _GAPS)] = np.nan
-    return dataclasses.replace(clean, name="diabetes_gaps", train_x=train_x)
+    strange = ~np.isfinite(train_x).all(axis=1)
+    return dataclasses.replace(clean, name="diabetes_gaps", train_x=train_x, strange=strange)
 
 
 # `digits_clean` is there for comparison only: its unguarded runs say what the flipped labels cost.

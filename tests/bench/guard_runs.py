@@ -75,7 +75,7 @@ class Run:
     seed: int
     verdict: str
     """`stable`, `unstable`, `diverged` or `insufficient`, as the gate judges the recorded losses but those of batches with a
-    row that is not finite: theirs are not, whatever the weights, and the gate would pass no run that met one."""
+    row of `DataSet.strange`: theirs are high, whatever the weights, and the gate would pass no run that met one."""
     reasons: tuple[str, ...]
     error: float | None
     """Validation error after the last step; None where it is not finite."""
@@ -148,9 +148,10 @@ class Training:
         """Trains, judges and validates."""
         started = time.monotonic()
         loss, action = self.losses(seed, rate)
-        is_row_finite = np.isfinite(self.data.train_x).all(axis=1)
-        is_whole = is_row_finite[self.data.batches(seed, self.steps)].all(axis=1)
-        curve = TrainingCurve.from_losses(loss[is_whole])
+        rows = self.data.batches(seed, self.steps)
+        strange = np.zeros(len(self.data.train_x), dtype=bool) if self.data.strange is None else self.data.strange
+        curve = TrainingCurve.from_losses(loss[~strange[rows].any(axis=1)])
+        is_whole = np.isfinite(self.data.train_x).all(axis=1)[rows].all(axis=1)
         verdict, reasons = judge(curve, detect_spikes(curve, DetectionConfig()), SpikePolicy())
         error, factor = self.data.error(self._predict().numpy()), getattr(self.optimizer, "factor", None)
         return Run(
