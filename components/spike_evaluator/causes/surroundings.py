@@ -210,7 +210,10 @@ class Surroundings:
     @functools.cached_property
     def rarity(self) -> float:
         """Whether rows of a rare class carry the loss, in [0, 1]: as many of them are there as carry it."""
-        rare = self.figure("rare_share_of_loss")
+        size, usual = float(self.curve.batch_size[self.concentration[2]]), self.usual(self.curve.batch_size)
+        # Of a batch far shorter than others any row carries much: its shortness is to blame.
+        whole = min(1.0, 2.0 * size / usual) if size > 0 and usual > 0 else 1.0
+        rare = whole * self.figure("rare_share_of_loss")
         if rare >= 0:
             # Rows that most batches have the model has seen enough of.
             rare *= 1.0 if self.rare_rows[0] else 0.3
@@ -222,7 +225,7 @@ class Surroundings:
         count = self.rare_rows[0]
         lift = self.lift(self.curve.largest_input)[0]
         is_known = not np.isnan(share)
-        return share * (1.0 - ramp(lift, 1.2, 3.0)) * min(1.0, count / carrying) if is_known and count else 0.0
+        return whole * share * (1.0 - ramp(lift, 1.2, 3.0)) * min(1.0, count / carrying) if is_known and count else 0.0
 
     def figure(self, name: str) -> float:
         """A figure of the replayed batches; NaN where there is none."""

@@ -256,6 +256,23 @@ def test_rows_of_a_rare_class_with_the_loss_are_imbalance() -> None:
     assert first.text.startswith("1 rows of class 1, which only 0.0% of the rows have")
 
 
+def test_row_of_a_rare_class_alone_in_its_batch_is_the_batch_size() -> None:
+    columns = _columns()
+    columns["class_counts"] = np.column_stack([np.full(POINTS, ROWS), np.zeros(POINTS, int)])
+    columns["class_counts"][::40] = ROWS - 1, 1
+    columns["class_counts"][AT] = 0, 1
+    columns["batch_size"][AT] = 1
+    columns["worst_loss"][AT] = 60.0, *([np.nan] * 4)
+    columns["loss"][AT] = 60.0
+    calm = {"change": "usual_classes", "cause": "imbalance", "text": "Dealing anew", "peak": 1.0, "left": 0.0}
+    figures = {"batch_size": 1, "suspicious_rows": 0, "rare_share_of_loss": 1.0, "largest_distance": 0.5}
+    replay = _replay(changes=[calm], figures={**figures, "sampling_chance": 0.02}, rows=[])
+    # As of a detector that explains neither short batches nor classes.
+    findings = detect_spikes(TrainingCurve.from_columns(loss=columns["loss"]))
+    ((first, *_),) = causes_of(TrainingCurve.from_columns(**columns), findings, [replay])
+    assert first.cause == "batch_size"
+
+
 def test_concentrated_rows_that_change_with_each_step_are_no_outliers() -> None:
     columns = _columns()
     columns["worst_loss"][AT : AT + 6, 0] = 800.0
