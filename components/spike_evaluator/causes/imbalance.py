@@ -10,7 +10,7 @@ from spikeguard.components.robust import robust_sd
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
-_REMEDY = Remedy(
+REMEDY = Remedy(
     "Weight the classes or draw balanced batches, and shuffle the rows.",
     {"balance": "weights"},
     flags=("--balance", "weights"),
@@ -50,7 +50,7 @@ def evidence(around: Surroundings) -> Evidence | None:
     )
     if figures["order"] > 3.0:
         text += "; so it is in most batches: the rows are not shuffled"
-    return Evidence("imbalance", score, text, _REMEDY, figures)
+    return Evidence("imbalance", score, text, REMEDY, figures)
 
 
 def _of_rare_rows(around: Surroundings) -> Evidence:
@@ -70,7 +70,7 @@ def _of_rare_rows(around: Surroundings) -> Evidence:
         f"{count} rows of class {which}, which only {share:.1%} of the rows have, carry the loss of step"
         f" {around.curve.step[place]}"
     )
-    return Evidence("imbalance", 0.75 * around.rarity, text, _REMEDY, figures, around.rows(place, count))
+    return Evidence("imbalance", 0.75 * around.rarity, text, REMEDY, figures, around.rows(place, count))
 
 
 def _disorder(around: Surroundings) -> float:

@@ -137,7 +137,7 @@ class Surroundings:
         shares = usual / usual.sum()
         drawn = counts[self.suspects]
         total = drawn.sum(axis=1, keepdims=True)
-        bound = _log10_chance(drawn, total, shares[None, :]) - np.log10(max(1, drawn.size))
+        bound = log10_chance(drawn, total, shares[None, :]) - np.log10(max(1, drawn.size))
         bound = np.where(drawn > shares * total, bound, 0.0)
         step, which = np.unravel_index(int(np.argmax(bound)), bound.shape)
         return (
@@ -308,7 +308,7 @@ def concentrations(curve: TrainingCurve, places: Ints) -> tuple[Floats, Ints]:
     return np.where(is_known, value, np.nan), np.asarray(best + 1)
 
 
-def _log10_chance(count: npt.NDArray[Any], total: npt.NDArray[Any], share: Floats) -> Floats:
+def log10_chance(count: npt.NDArray[Any], total: npt.NDArray[Any], share: Floats) -> Floats:
     """-log10 of Chernoff's bound on the chance of at least `count` of `total` rows where `share` are expected."""
     total = np.maximum(total, 1)
     seen = np.clip(count / total, 1e-12, 1 - 1e-12)

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from spikeguard.components.spike_evaluator.causes import normalization, regularization
+from spikeguard.components.spike_evaluator.causes import imbalance, normalization, regularization
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
 from spikeguard.components.spike_evaluator.causes.learning_rate import lower_rate
 from spikeguard.components.spike_evaluator.causes.ranking import ON_THE_WAY, RankedCause, judged, with_status
+from spikeguard.components.spike_evaluator.causes.surroundings import log10_chance
 from spikeguard.components.spike_evaluator.detection import Spike
 from spikeguard.components.training_curve import Ints, TrainingCurve
 
-_JUMP = 1.5
+# Ratios of learning rates from which on one is a jump from a step to the next, and a growth over many.
+_JUMP, _GROWTH = 1.5, 2.5
+# Rows of a batch whose mean strays hardly, and much; from few rows on, their share of the usual ones.
+_MANY, _FEW, _SHORT = 48.0, 4.0, 0.75
+# Steps from before the validation before that tell what is usual.
+_FEWEST = 8
 
 
 def validation_causes(
@@ -26,8 +32,9 @@ def validation_causes(
 ) -> tuple[tuple[RankedCause, ...], ...]:
     """The causes of each spike of the validation loss, the most likely first; none is verified, as none is replayed.
 
-    A spike of the training loss since the validation before tells its cause. Else the learning rate may have jumped, the
-    validator of normalization may have refuted the validation's constants, or the model has learned its rows by heart.
+    A spike of the training loss since the validation before tells its cause. Else the validator of normalization may have
+    refuted the validation's constants, the batches since then may be of other classes or of fewer rows than before, the
+    learning rate may have risen, or the model has learned its rows by heart.
 
     Args:
       curve: the run.
@@ -54,7 +61,13 @@ def _causes(
     earlier = curve.validation_step[curve.validation_step < spike.start_step]
     since = int(earlier.max()) if len(earlier) else 0
     places = np.flatnonzero((curve.step > since) & (curve.step <= spike.peak_step))
-    tests = (_of_rate(curve, places), _of_constants(tables), _of_gap(curve, spike, places))
+    tests = (
+        _of_constants(tables),
+        _of_classes(curve, places),
+        _of_batches(curve, places),
+        _of_rate(curve, places),
+        _of_gap(curve, spike, places),
+    )
     best = {one.cause: with_status(judged(one, None)) for one in tests if one is not None}
     # What raised the training loss on the way says more than what could have raised this one.
     best |= {one.cause: one for one in _on_the_way(since, spike, explained) if one.status == "likely"}
@@ -89,7 +102,7 @@ def _on_the_way(
 
 
 def _of_rate(curve: TrainingCurve, places: Ints) -> Evidence | None:
-    """A jump of the learning rate since the validation before."""
+    """A jump of the learning rate since the validation before, or its growth against the steps before that."""
     if not len(places):
         return None
     rates = curve.learning_rate[max(0, int(places[0]) - 1) : int(places[-1]) + 1]
@@ -99,7 +112,13 @@ def _of_rate(curve: TrainingCurve, places: Ints) -> Evidence | None:
     place = int(np.argmax(jumps))
     jump, before = float(jumps[place]), float(rates[place])
     if not jump > _JUMP:
-        return None
+        usual = float(np.median(curve.learning_rate[: int(places[0]) + 1]))
+        growth = float(rates[-1]) / usual if usual > 0 else 0.0
+        if not growth > _GROWTH:
+            return None
+        text = f"the learning rate has grown to {growth:.1f} times the {usual:.3g} of the steps before"
+        score = 0.5 + 0.4 * ramp(growth, _GROWTH, 10.0)
+        return Evidence("learning_rate", score, text, lower_rate(usual), {"rate_over_before": growth})
     text = f"the learning rate rose from {before:.3g} to {rates[place + 1]:.3g} since the validation before"
     score = 0.5 + 0.4 * ramp(jump, _JUMP, 10.0)
     return Evidence("learning_rate", score, text, lower_rate(before), {"rate_over_before": jump})
@@ -111,13 +130,56 @@ def _of_constants(tables: Mapping[str, Mapping[str, Any]]) -> Evidence | None:
     return Evidence("normalization", 0.7, "; ".join(refuted[:2]), normalization.REMEDY) if refuted else None
 
 
+def _of_classes(curve: TrainingCurve, places: Ints) -> Evidence | None:
+    """The classes of all rows since the validation before against those of the steps before that."""
+    counts = curve.class_counts
+    if counts.shape[1] < 2 or not len(places) or places[0] < _FEWEST:
+        return None
+    # A row more of each class: none that occurs is impossible.
+    usual = counts[: int(places[0])].sum(axis=0) + 1.0
+    share = usual / usual.sum()
+    drawn = counts[places].sum(axis=0)
+    chance = log10_chance(drawn, drawn.sum(), share) - np.log10(len(share))
+    chance = np.where(drawn > share * drawn.sum(), chance, 0.0)
+    which = int(np.argmax(chance))
+    score = 0.85 * ramp(float(chance[which]), 4.0, 10.0)
+    if score < 0.05:
+        return None
+    text = (
+        f"{drawn[which]} of the {drawn.sum()} rows since the validation before are of class {which}, where"
+        f" {share[which] * drawn.sum():.3g} are expected (a chance of at most 1 in 10^{chance[which]:.0f})"
+    )
+    figures = {"class": float(which), "rows": float(drawn[which]), "log10_chance": -float(chance[which])}
+    return Evidence("imbalance", score, text, imbalance.REMEDY, figures)
+
+
+def _of_batches(curve: TrainingCurve, places: Ints) -> Evidence | None:
+    """The size of the batches since the validation before against that of the steps before, or few rows in all of them."""
+    if not len(places) or places[0] < _FEWEST:
+        return None
+    size, usual = (float(np.median(part)) for part in (curve.batch_size[places], curve.batch_size[: int(places[0])]))
+    if not (size > 0 and usual > 0):
+        return None
+    larger = int(max(64, 8 * size))
+    remedy = Remedy(f"Set the batch size to {larger}.", {"batch_size": larger})
+    figures = {"batch_size": size, "usual_batch_size": usual}
+    if size < _SHORT * usual:
+        text = f"the batches since the validation before have {size:.0f} rows, not {usual:.0f}"
+        return Evidence("batch_size", 0.5 + 0.4 * ramp(usual / size, 1.5, 8.0), text, remedy, figures)
+    score = 0.6 * ramp(usual, _MANY, _FEW)
+    text = f"batches have {usual:.0f} rows"
+    return Evidence("batch_size", score, text, remedy, figures) if score >= 0.05 else None
+
+
 def _of_gap(curve: TrainingCurve, spike: Spike, places: Ints) -> Evidence | None:
     """The usual validation loss far above the training loss, late in the run."""
     losses = curve.loss[places]
     losses = losses[np.isfinite(losses)]
-    if not len(losses) or not np.median(losses) > 0:
+    # The mean: of batches of few rows most losses lie below it, without being known by heart.
+    level = float(np.mean(losses)) if len(losses) else 0.0
+    if not level > 0:
         return None
-    gap = spike.expected_loss / float(np.median(losses))
+    gap = spike.expected_loss / level
     late = float(places[-1] + 1) / len(curve)
     score = 0.8 * ramp(gap, 1.5, 6.0) * ramp(late, 0.1, 0.4)
     if score < 0.05:

@@ -49,6 +49,30 @@ def test_jump_of_the_rate_is_named_when_the_training_stayed_calm() -> None:
     assert first.remedy.recipe["learning_rate"] == 0.01
 
 
+def test_rate_that_rose_a_while_before_is_named() -> None:
+    rates = np.full(STEPS, 0.01)
+    rates[AT - 60 :] = 0.1
+    first = _first(_evaluation(learning_rate=rates))
+    assert (first.cause, first.status) == ("learning_rate", "likely")
+    assert first.text.startswith("the learning rate has grown to 10.0 times the 0.01")
+
+
+def test_rows_of_one_class_since_the_validation_before_are_imbalance() -> None:
+    ones = np.random.default_rng(1).binomial(32, 0.3, STEPS)
+    ones[AT - EVERY : AT] = 32
+    first = _first(_evaluation(class_counts=np.column_stack([32 - ones, ones])))
+    assert (first.cause, first.status) == ("imbalance", "likely")
+    assert first.text.startswith("320 of the 320 rows since the validation before are of class 1")
+
+
+def test_fewer_rows_since_the_validation_before_are_the_batch_size() -> None:
+    sizes = np.full(STEPS, 32)
+    sizes[AT - EVERY : AT] = 2
+    first = _first(_evaluation(batch_size=sizes))
+    assert (first.cause, first.status) == ("batch_size", "likely")
+    assert first.text == "the batches since the validation before have 2 rows, not 32"
+
+
 def test_gap_late_in_the_run_is_regularization_and_is_advised() -> None:
     evaluation = _evaluation(train_level=0.1)
     first = _first(evaluation)
