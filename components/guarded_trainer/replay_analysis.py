@@ -18,11 +18,11 @@ from spikeguard.components.guarded_trainer.replay_changes import (
     rescaled,
     slower,
     standardized,
-    swapped,
     with_usual_classes,
     without_rows,
 )
 from spikeguard.components.guarded_trainer.replay_reference import Bools, Layout, Reference, steadiness
+from spikeguard.components.spike_evaluator.causes.surroundings import REMOVED
 from spikeguard.components.training_curve import Floats
 
 # A replay without any change has the same spike where it has this share of its rise at least, and this multiple at most.
@@ -160,16 +160,20 @@ def analyse(kept: Kept, replayed: Replayed, layout: Layout) -> dict[str, Any]:
     )
     gradients: dict[str, float] = {}
     wanted = look.data_changes()
-    total = len(wanted) + len(look.setting_changes(0.0))
-    for tried in range(total):
+    faults, total = len(wanted), len(wanted) + len(look.setting_changes(0.0, is_explained=False))
+    tried = 0
+    while tried < len(wanted) or tried == faults:
         if replayed.is_over:
             base["reason"] = f"the time for replays was over after {tried} of {total} changes"
             break
-        if tried == len(wanted):
+        if tried == faults:
+            # A fault of the data explains the spike: other settings would verify nothing, but for a rate that has risen.
+            is_explained = any(change["left"] <= REMOVED for change in changes)
             # What the curvature bears tells how far to cut the rate.
-            gradients = replayed.gradient_figures(probe)
-            wanted += look.setting_changes(gradients.get("curvature_over_limit", 0.0))
+            gradients = {} if is_explained else replayed.gradient_figures(probe)
+            wanted += look.setting_changes(gradients.get("curvature_over_limit", 0.0), is_explained)
         change = wanted[tried]
+        tried += 1
         result = replayed.run(change)
         if result is not None:
             height = _capped(np.max(_ranked(result[first_place:])))
@@ -302,18 +306,18 @@ class _Look:
             found.append(with_usual_classes(batches, reference, seed))
         return [change for change in found if change is not None]
 
-    def setting_changes(self, over_limit: float) -> list[Change]:
-        """Settings of the training that are worth a replay, and whether it takes the culprit's batch.
+    def setting_changes(self, over_limit: float, is_explained: bool) -> list[Change]:
+        """Settings of the training that are worth a replay: at least one.
 
         Args:
           over_limit: largest curvature over what the learning rate bears; 0 where unknown.
+          is_explained: whether a fault of the data explains the spike.
         """
         batches, reference, seed = self._kept.batches, self._reference, self._kept.peak
         found: list[Change | None] = [slower(self._rate_factor(over_limit))]
         usual = float(np.median([len(batch) for batch in batches]))
-        if usual <= 64 or len(self._batch) < 0.75 * usual:
+        if not is_explained and (usual <= 64 or len(self._batch) < 0.75 * usual):
             found.append(enlarged(batches, reference, seed))
-        found.append(swapped(batches, self.culprit, reference, seed))
         return [change for change in found if change is not None]
 
     def _rate_factor(self, over_limit: float) -> float:

@@ -174,17 +174,6 @@ def slower(scale: float) -> Change:
     )
 
 
-def swapped(batches: list[Batch], culprit: int, reference: Reference, seed: int) -> Change | None:
-    """The culprit's batch replaced by ordinary rows: whether it takes this batch; None where there are too few rows."""
-    count = len(batches[culprit])
-    if len(reference.rows) < count:
-        return None
-    drawn = np.random.default_rng(seed).choice(len(reference.rows), count, replace=False)
-    changed = list(batches)
-    changed[culprit] = reference.rows.take(drawn)
-    return Change("swapped", "", "Swapping the batch", tuple(changed))
-
-
 def _rounded(amounts: Any) -> npt.NDArray[np.int64]:
     """Whole numbers with the same sum, by the largest remainder."""
     whole = np.floor(amounts).astype(np.int64)
