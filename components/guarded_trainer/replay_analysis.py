@@ -316,8 +316,10 @@ class _Look:
         batches, reference, seed = self._kept.batches, self._reference, self._kept.peak
         found: list[Change | None] = [slower(self._rate_factor(over_limit))]
         usual = float(np.median([len(batch) for batch in batches]))
-        if not is_explained and (usual <= 64 or len(self._batch) < 0.75 * usual):
-            found.append(enlarged(batches, reference, seed))
+        is_short = len(self._batch) < 0.75 * usual
+        if not is_explained and (usual <= 64 or is_short):
+            # What stands out is tried first: the time may not do for both.
+            found.insert(0 if is_short else 1, enlarged(batches, reference, seed))
         return [change for change in found if change is not None]
 
     def _rate_factor(self, over_limit: float) -> float:
