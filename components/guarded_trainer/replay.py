@@ -20,13 +20,11 @@ from spikeguard.components.guarded_trainer.replay_analysis import Replayed, anal
 from spikeguard.components.guarded_trainer.replay_keeper import ReplayBudget, ReplayKeeper, state_of
 from spikeguard.components.guarded_trainer.replay_reference import Layout
 from spikeguard.components.spike_evaluator.causes.course import course_of
-from spikeguard.components.spike_evaluator.causes.replays import belongs_to
+from spikeguard.components.spike_evaluator.causes.replays import FILE_NAME, FORMAT, belongs_to
 from spikeguard.components.spike_evaluator.detection import detect_spikes
 from spikeguard.components.training_curve import Floats
 
 logger = logging.getLogger(__name__)
-
-RESULT_NAME, FORMAT = "replay.json", "spikeguard.replay/1"
 
 
 class ReplayModel:
@@ -162,7 +160,7 @@ def replay_kept(
         reason = f"{type(error).__name__}: {words[-1][:200]}"
         keeper.notes.append(f"Spikes could not be replayed: {reason}.")
         for peak in waiting:
-            if not (keeper.result_folder(peak) / RESULT_NAME).exists():
+            if not (keeper.result_folder(peak) / FILE_NAME).exists():
                 keeper.leave_out(peak, peak, f"the replay failed ({reason})")
     keeper.write_notes()
 
@@ -177,16 +175,20 @@ def _waiting(keeper: ReplayKeeper) -> list[int]:
     findings = detect_spikes(curve)
     course = course_of(curve, findings)
     spikes = [*findings.spikes, *([course] if course else [])]
-    keeper.tell_of(lambda first, last: any(belongs_to(spike, first, last) for spike in spikes))
+
+    def is_of_spike(first: int, last: int) -> bool:
+        return any(belongs_to(spike, first, last) for spike in spikes)
+
+    keeper.tell_of(is_of_spike)
     nearest = set()
     for spike in spikes:
         own = [peak for peak, high in keeper.kept.items() if belongs_to(spike, high.first, peak)]
         nearest |= set(sorted(own, key=lambda peak: abs(keeper.kept[peak].first - spike.start_step))[:1])
     for peak in set(keeper.kept) - nearest:
-        is_of_spike = any(belongs_to(spike, keeper.kept[peak].first, peak) for spike in spikes)
+        stands_for_it = is_of_spike(keeper.kept[peak].first, peak)
         nothing = "it is no spike by the default policy"
-        keeper.drop(peak, "another step of the same spike stands for it" if is_of_spike else nothing)
-    found = [peak for peak in nearest if not (keeper.result_folder(peak) / RESULT_NAME).exists()]
+        keeper.drop(peak, "another step of the same spike stands for it" if stands_for_it else nothing)
+    found = [peak for peak in nearest if not (keeper.result_folder(peak) / FILE_NAME).exists()]
     return sorted(found, key=lambda peak: (peak != min(found), -keeper.kept[peak].height))
 
 
@@ -215,7 +217,7 @@ def _replay_all(
             content["seconds"] = time.monotonic() - started
             least = 2.0 * content["seconds"] / (1 + len(found["changes"]))
             text = json.dumps(_finite(content), allow_nan=False, indent=1)
-            (keeper.result_folder(peak) / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
+            (keeper.result_folder(peak) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -19,9 +19,11 @@ from spikeguard.components.guarded_trainer.guard import guard_of
 from spikeguard.components.guarded_trainer.kept_rows import Batch, KeptRows, joined
 from spikeguard.components.guarded_trainer.kept_spike import Kept, arrays_of, kept_of
 from spikeguard.components.robust import robust_sd
+from spikeguard.components.spike_evaluator.causes.course import START
+from spikeguard.components.spike_evaluator.causes.replays import FOLDER, NOTES_NAME
 from spikeguard.components.training_curve import Floats
 
-FOLDER, KEPT_NAME, NOTES_NAME = "replay", "kept.npz", "notes.json"
+KEPT_NAME = "kept.npz"
 # Losses that a step is compared with, the fewest, and how many standard deviations it must be up. Some that are no spikes are kept,
 # too: what is one is decided after the training.
 _HISTORY, _FEWEST, _HIGH = 128, 32, 4.0
@@ -41,8 +43,6 @@ _REFERENCE_ROWS, _DRAWN_ROWS = 768, 48
 _SUSPECT = 2
 # High losses of which it is told why they were not replayed, the first ones.
 _MOST_LEFT = 1000
-# Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
-_START = 10.0
 # Multiple of the highest loss before that another of the first losses is to reach.
 _RECORD = 1.5
 
@@ -399,7 +399,7 @@ def _rises(earlier: Floats, losses: Floats) -> npt.NDArray[np.bool_]:
     before = np.concatenate([[first], np.maximum.accumulate(finite)])[len(earlier) : len(past)]
     with np.errstate(invalid="ignore"):
         is_record = (losses > middle + _HIGH * spread) & (losses > _RECORD * before)
-        return np.asarray(~(losses <= _START * first) | is_record)
+        return np.asarray(~(losses <= START * first) | is_record)
 
 
 def _events(is_high: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Reme
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
 # Rows of a batch whose mean strays hardly, and much; from a short last batch on, its share of the usual rows.
-_MANY, _FEW, _SHORT = 48.0, 4.0, 0.75
+MANY, FEW, SHORT = 48.0, 4.0, 0.75
 
 
 def evidence(around: Surroundings) -> Evidence | None:
@@ -29,12 +29,12 @@ def evidence(around: Surroundings) -> Evidence | None:
         if around.replay and around.replay["batch_effect"] >= 0.5 and chance >= 0:
             # A mean that as many ordinary rows hardly ever have is not theirs.
             ordinary *= 0.4 + 0.6 * ramp(chance, 1e-4, 1e-2)
-    if size < _SHORT * usual:
+    if size < SHORT * usual:
         score = (0.5 + 0.45 * ramp(usual / size, 1.5, 8.0)) * ordinary
         text = f"the batch of step {around.curve.step[place]} has {size} rows, not {usual:.0f}"
         remedy = Remedy("Drop the short last batch.", {"keep_short_batch": False}, flags=("--recipe", "guarded"))
         return Evidence("batch_size", score, text, remedy, figures)
-    score = 0.7 * ramp(usual, _MANY, _FEW) * ordinary
+    score = 0.7 * ramp(usual, MANY, FEW) * ordinary
     noise = around.figure("noise_scale")
     if noise >= 0:
         figures["noise_scale"] = noise
@@ -45,10 +45,13 @@ def evidence(around: Surroundings) -> Evidence | None:
         text = f"batches have {usual:.0f} rows"
     if noise > usual:
         text += f"; the noise scale of the gradient is {noise:.3g} rows"
-    larger = int(max(64, 8 * usual))
-    return Evidence(
-        "batch_size", score, text, Remedy(f"Set the batch size to {larger}.", {"batch_size": larger}), figures
-    )
+    return Evidence("batch_size", score, text, larger_batches(usual), figures)
+
+
+def larger_batches(rows: float) -> Remedy:
+    """The remedy, from the usual rows of a batch."""
+    larger = int(max(64, 8 * rows))
+    return Remedy(f"Set the batch size to {larger}.", {"batch_size": larger})
 
 
 def _beyond(around: Surroundings) -> float:

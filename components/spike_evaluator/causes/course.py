@@ -11,7 +11,7 @@ from spikeguard.components.training_curve import TrainingCurve
 # Steps before a divergence, standard deviations that its beginning is up, and what stands for a loss that is not finite.
 _NEAR, _RAISED, _HUGE = 64, 4.0, 1e30
 # Multiple of the first loss that a start reaches which goes wrong, as in `SpikePolicy.max_start_over_first`.
-_START = 10.0
+START = 10.0
 
 
 def course_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
@@ -48,7 +48,7 @@ def _start_of(curve: TrainingCurve, findings: SpikeFindings) -> Spike | None:
     if len(start) < 2 or not np.isfinite(start).all() or not start[0] > 0:
         return None
     peak = int(np.argmax(start))
-    if not start[peak] > _START * start[0]:
+    if not start[peak] > START * start[0]:
         return None
     noise = findings.noise if findings.noise > 0 else start[0]
     first, top = float(start[0]), float(start[peak])

@@ -9,7 +9,7 @@ from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Reme
 from spikeguard.components.spike_evaluator.causes.surroundings import Surroundings
 
 # Ratios of learning rates from which on one is a jump from a step to the next, and a growth over many.
-_JUMP, _GROWTH = 1.5, 2.5
+JUMP, GROWTH = 1.5, 2.5
 
 
 def evidence(around: Surroundings) -> Evidence | None:
@@ -38,14 +38,14 @@ def evidence(around: Surroundings) -> Evidence | None:
             f" {around.figure('stability_limit'):.3g}"
         )
     growth = figures["rate_over_calm"] = around.rate_growth
-    if jump > _JUMP or growth > _GROWTH:
+    if jump > JUMP or growth > GROWTH:
         lasting = 0.8 if around.is_brief else 1.0
         few = ordinary if around.oddity >= 0 else 1.0 - around.known_few_rows * (1.0 - around.led_by_weights)
-        sign = ramp(jump, _JUMP, 10.0) if jump > _JUMP else ramp(growth, _GROWTH, 10.0) - 0.1
-        before = float(curve.learning_rate[place - 1]) if jump > _JUMP else rate / growth
+        sign = ramp(jump, JUMP, 10.0) if jump > JUMP else ramp(growth, GROWTH, 10.0) - 0.1
+        before = float(curve.learning_rate[place - 1]) if jump > JUMP else rate / growth
         text = (
             f"the learning rate rose from {before:.3g} to {curve.learning_rate[place]:.3g} at step {curve.step[place]}"
-            if jump > _JUMP
+            if jump > JUMP
             else f"the learning rate has grown to {growth:.1f} times the {before:.3g} of the calm steps before"
         )
         score = (0.55 + 0.4 * sign) * lasting * max(0.4, few)
@@ -77,7 +77,7 @@ def evidence(around: Surroundings) -> Evidence | None:
 
 def is_seen(figures: Mapping[str, float]) -> bool:
     """Whether evidence shows the rate to have risen, in a jump or over many steps, before a batch that is not high by itself."""
-    has_risen = figures.get("rate_over_before", 0.0) > _JUMP or figures.get("rate_over_calm", 0.0) > _GROWTH
+    has_risen = figures.get("rate_over_before", 0.0) > JUMP or figures.get("rate_over_calm", 0.0) > GROWTH
     return has_risen and figures.get("batch_effect", 0.0) < 0.5
 
 

@@ -132,13 +132,8 @@ class Surroundings:
         counts = self.curve.class_counts
         if counts.shape[1] < 2 or not len(self.near):
             return float("nan"), 0, 0, self.start
-        # A row more of each class: none that occurs is impossible.
-        usual = counts[self.near].sum(axis=0) + 1.0
-        shares = usual / usual.sum()
         drawn = counts[self.suspects]
-        total = drawn.sum(axis=1, keepdims=True)
-        bound = log10_chance(drawn, total, shares[None, :]) - np.log10(max(1, drawn.size))
-        bound = np.where(drawn > shares * total, bound, 0.0)
+        bound, _ = class_surplus(drawn, counts[self.near].sum(axis=0))
         step, which = np.unravel_index(int(np.argmax(bound)), bound.shape)
         return (
             max(0.0, float(bound[step, which])),
@@ -308,7 +303,28 @@ def concentrations(curve: TrainingCurve, places: Ints) -> tuple[Floats, Ints]:
     return np.where(is_known, value, np.nan), np.asarray(best + 1)
 
 
-def log10_chance(count: npt.NDArray[Any], total: npt.NDArray[Any], share: Floats) -> Floats:
+def class_surplus(drawn: Ints, usual: Ints) -> tuple[Floats, Floats]:
+    """How unlikely it is to draw as many rows of each class, among all that are looked at; and the classes' usual shares.
+
+    Args:
+      drawn: rows by class, of one batch or several. Shape (..., classes).
+      usual: rows by class that were drawn before. Shape (classes,).
+
+    Returns:
+      -log10 of the chance, 0 where there are no more rows than expected, of shape (..., classes); and shape (classes,).
+
+    >>> chance, share = class_surplus(np.array([0, 40]), np.array([59, 39]))
+    >>> chance.round(1).tolist(), share.tolist()
+    ([0.0, 15.6], [0.6, 0.4])
+    """
+    # A row more of each class: none that occurs is impossible.
+    share = (usual + 1.0) / (usual + 1.0).sum()
+    total = drawn.sum(axis=-1, keepdims=True)
+    chance = _log10_chance(drawn, total, share) - np.log10(max(1, drawn.size))
+    return np.where(drawn > share * total, chance, 0.0), np.asarray(share)
+
+
+def _log10_chance(count: npt.NDArray[Any], total: npt.NDArray[Any], share: Floats) -> Floats:
     """-log10 of Chernoff's bound on the chance of at least `count` of `total` rows where `share` are expected."""
     total = np.maximum(total, 1)
     seen = np.clip(count / total, 1e-12, 1 - 1e-12)

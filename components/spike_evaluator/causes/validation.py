@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 
 from spikeguard.components.spike_evaluator.causes import imbalance, normalization, regularization
+from spikeguard.components.spike_evaluator.causes.batch_size import FEW, MANY, SHORT, larger_batches
 from spikeguard.components.spike_evaluator.causes.evidence import Evidence, Remedy, ramp
-from spikeguard.components.spike_evaluator.causes.learning_rate import lower_rate
+from spikeguard.components.spike_evaluator.causes.learning_rate import GROWTH, JUMP, lower_rate
 from spikeguard.components.spike_evaluator.causes.ranking import ON_THE_WAY, RankedCause, judged, with_status
-from spikeguard.components.spike_evaluator.causes.surroundings import log10_chance
+from spikeguard.components.spike_evaluator.causes.surroundings import class_surplus
 from spikeguard.components.spike_evaluator.detection import Spike
 from spikeguard.components.training_curve import Ints, TrainingCurve
 
-# Ratios of learning rates from which on one is a jump from a step to the next, and a growth over many.
-_JUMP, _GROWTH = 1.5, 2.5
-# Rows of a batch whose mean strays hardly, and much; from few rows on, their share of the usual ones.
-_MANY, _FEW, _SHORT = 48.0, 4.0, 0.75
 # Steps from before the validation before that tell what is usual.
 _FEWEST = 8
 
@@ -111,16 +108,16 @@ def _of_rate(curve: TrainingCurve, places: Ints) -> Evidence | None:
     jumps = rates[1:] / rates[:-1]
     place = int(np.argmax(jumps))
     jump, before = float(jumps[place]), float(rates[place])
-    if not jump > _JUMP:
+    if not jump > JUMP:
         usual = float(np.median(curve.learning_rate[: int(places[0]) + 1]))
         growth = float(rates[-1]) / usual if usual > 0 else 0.0
-        if not growth > _GROWTH:
+        if not growth > GROWTH:
             return None
         text = f"the learning rate has grown to {growth:.1f} times the {usual:.3g} of the steps before"
-        score = 0.5 + 0.4 * ramp(growth, _GROWTH, 10.0)
+        score = 0.5 + 0.4 * ramp(growth, GROWTH, 10.0)
         return Evidence("learning_rate", score, text, lower_rate(usual), {"rate_over_before": growth})
     text = f"the learning rate rose from {before:.3g} to {rates[place + 1]:.3g} since the validation before"
-    score = 0.5 + 0.4 * ramp(jump, _JUMP, 10.0)
+    score = 0.5 + 0.4 * ramp(jump, JUMP, 10.0)
     return Evidence("learning_rate", score, text, lower_rate(before), {"rate_over_before": jump})
 
 
@@ -135,12 +132,8 @@ def _of_classes(curve: TrainingCurve, places: Ints) -> Evidence | None:
     counts = curve.class_counts
     if counts.shape[1] < 2 or not len(places) or places[0] < _FEWEST:
         return None
-    # A row more of each class: none that occurs is impossible.
-    usual = counts[: int(places[0])].sum(axis=0) + 1.0
-    share = usual / usual.sum()
     drawn = counts[places].sum(axis=0)
-    chance = log10_chance(drawn, drawn.sum(), share) - np.log10(len(share))
-    chance = np.where(drawn > share * drawn.sum(), chance, 0.0)
+    chance, share = class_surplus(drawn, counts[: int(places[0])].sum(axis=0))
     which = int(np.argmax(chance))
     score = 0.85 * ramp(float(chance[which]), 4.0, 10.0)
     if score < 0.05:
@@ -160,13 +153,12 @@ def _of_batches(curve: TrainingCurve, places: Ints) -> Evidence | None:
     size, usual = (float(np.median(part)) for part in (curve.batch_size[places], curve.batch_size[: int(places[0])]))
     if not (size > 0 and usual > 0):
         return None
-    larger = int(max(64, 8 * size))
-    remedy = Remedy(f"Set the batch size to {larger}.", {"batch_size": larger})
+    remedy = larger_batches(size)
     figures = {"batch_size": size, "usual_batch_size": usual}
-    if size < _SHORT * usual:
+    if size < SHORT * usual:
         text = f"the batches since the validation before have {size:.0f} rows, not {usual:.0f}"
         return Evidence("batch_size", 0.5 + 0.4 * ramp(usual / size, 1.5, 8.0), text, remedy, figures)
-    score = 0.6 * ramp(usual, _MANY, _FEW)
+    score = 0.6 * ramp(usual, MANY, FEW)
     text = f"batches have {usual:.0f} rows"
     return Evidence("batch_size", score, text, remedy, figures) if score >= 0.05 else None
 

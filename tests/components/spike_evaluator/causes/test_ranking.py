@@ -40,6 +40,12 @@ def _raise_all(columns: dict[str, Any], steps: slice, factor: float) -> None:
     columns["worst_loss"][steps] *= factor
 
 
+def _raise_rows(columns: dict[str, Any], *losses: float) -> None:
+    """Gives the worst rows of one batch these losses."""
+    columns["worst_loss"][AT, : len(losses)] = losses
+    columns["loss"][AT] += sum(losses) / ROWS
+
+
 def _causes(columns: dict[str, Any], **more: Any) -> tuple[RankedCause, ...]:
     curve = TrainingCurve.from_columns(**columns, **more)
     found = causes_of(curve, detect_spikes(curve))
@@ -49,8 +55,7 @@ def _causes(columns: dict[str, Any], **more: Any) -> tuple[RankedCause, ...]:
 
 def test_few_rows_with_all_of_the_loss_are_outliers() -> None:
     columns = _columns()
-    columns["worst_loss"][AT, :2] = 400.0, 300.0
-    columns["loss"][AT] += 700.0 / ROWS
+    _raise_rows(columns, 400.0, 300.0)
     columns["worst_id"][AT, :2] = 77, 78
     first = _causes(columns)[0]
     assert (first.cause, first.status) == ("outliers", "likely")
@@ -156,8 +161,7 @@ def _replay(**changed: Any) -> dict[str, Any]:
 
 def test_cause_is_verified_when_the_replay_without_it_is_calm() -> None:
     columns = _columns()
-    columns["worst_loss"][AT, :2] = 400.0, 300.0
-    columns["loss"][AT] += 700.0 / ROWS
+    _raise_rows(columns, 400.0, 300.0)
     curve = TrainingCurve.from_columns(**columns)
     ((first, *_),) = causes_of(curve, detect_spikes(curve), [_replay()])
     assert (first.cause, first.status) == ("outliers", "verified")
@@ -170,8 +174,7 @@ def test_cause_is_verified_when_the_replay_without_it_is_calm() -> None:
 def test_lower_rate_proves_nothing_beside_a_fault_of_the_data() -> None:
     columns = _columns()
     columns["learning_rate"][AT - 2 :] *= 30.0
-    columns["worst_loss"][AT, :2] = 400.0, 300.0
-    columns["loss"][AT] += 700.0 / ROWS
+    _raise_rows(columns, 400.0, 300.0)
     curve = TrainingCurve.from_columns(**columns)
     ((first, *others),) = causes_of(curve, detect_spikes(curve), [_replay()])
     assert (first.cause, first.status) == ("outliers", "verified")
@@ -182,8 +185,7 @@ def test_lower_rate_proves_nothing_beside_a_fault_of_the_data() -> None:
 
 def test_cause_is_not_named_when_the_replay_without_it_spikes_as_well() -> None:
     columns = _columns()
-    columns["worst_loss"][AT, :2] = 400.0, 300.0
-    columns["loss"][AT] += 700.0 / ROWS
+    _raise_rows(columns, 400.0, 300.0)
     curve = TrainingCurve.from_columns(**columns)
     change = {"change": "rows_removed", "cause": "outliers", "text": "Removing 2 rows", "peak": 8.9, "left": 0.99}
     (found,) = causes_of(curve, detect_spikes(curve), [_replay(changes=[change])])
@@ -193,8 +195,7 @@ def test_cause_is_not_named_when_the_replay_without_it_spikes_as_well() -> None:
 
 def test_change_that_takes_nearly_all_away_refutes_nothing() -> None:
     columns = _columns()
-    columns["worst_loss"][AT, :2] = 4e4, 3e4
-    columns["loss"][AT] += 7e4 / ROWS
+    _raise_rows(columns, 4e4, 3e4)
     curve = TrainingCurve.from_columns(**columns)
     # Of a model that knows its rows by heart ordinary rows are high, too: five is no spike left, and not all of it removed.
     change = {"change": "rows_removed", "cause": "outliers", "text": "Removing 2 rows", "peak": 5.0, "left": 50.0}
@@ -296,8 +297,7 @@ def test_rise_before_the_loss_settles_is_explained() -> None:
 def test_high_rows_after_a_leap_of_the_weights_are_no_outliers() -> None:
     columns = _columns()
     columns["learning_rate"][AT - 1 :] *= 30.0
-    columns["worst_loss"][AT, :2] = 400.0, 300.0
-    columns["loss"][AT] += 700.0 / ROWS
+    _raise_rows(columns, 400.0, 300.0)
     first, *others = _causes(columns)
     # With the weights hardly moved before it, it is the batch that is high.
     assert first.cause == "outliers"
@@ -320,8 +320,7 @@ def test_rate_that_grows_over_many_steps_is_the_learning_rate() -> None:
 def test_rise_of_the_rate_stays_verified_beside_rows_when_the_batch_is_not_high_by_itself() -> None:
     columns = _columns()
     columns["learning_rate"][AT - 2 :] *= 30.0
-    columns["worst_loss"][AT, :2] = 400.0, 300.0
-    columns["loss"][AT] += 700.0 / ROWS
+    _raise_rows(columns, 400.0, 300.0)
     curve = TrainingCurve.from_columns(**columns)
     (causes,) = causes_of(curve, detect_spikes(curve), [_replay(batch_effect=0.0, weight_effect=1.0)])
     assert {one.cause for one in causes if one.status == "verified"} == {"outliers", "learning_rate"}
@@ -364,8 +363,7 @@ def test_spike_out_of_a_ruined_level_has_the_cause_of_what_ruined_it() -> None:
     columns["learning_rate"][AT - 102 : AT - 98] *= 30.0
     _raise_all(columns, slice(AT - 100, None), 1e4)
     columns["loss"][AT - 100 : AT - 95] *= 100.0
-    columns["worst_loss"][AT, :2] = 1e9, 1e9
-    columns["loss"][AT] += 2e9 / ROWS
+    _raise_rows(columns, 1e9, 1e9)
     curve = TrainingCurve.from_columns(**columns)
     findings = detect_spikes(curve)
     first, *_, last = causes_of(curve, findings)
